@@ -1,0 +1,1 @@
+"""What each asset does, without Dagster: read from the stores, compute, say what to store."""

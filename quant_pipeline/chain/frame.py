@@ -1,0 +1,155 @@
+"""training_frame: which examples became trainable in a partition, counted and fingerprinted."""
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import date, timedelta
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from quant_pipeline.chain.panel import days
+from quant_pipeline.chain.workspace import Workspace
+from quant_pipeline.ml.train import Examples
+from quant_pipeline.settings import Task, digest
+from quant_pipeline.stores.schema import TRAINING_FRAME
+from quant_pipeline.stores.series import Connection, query, read_frame, replace
+
+EARLIEST = date(1, 1, 1)
+
+
+def frame_spec_id(ws: Workspace) -> str:
+    """Identifies what the rows of training_frame are made of."""
+    return digest(ws.feature_set_id, ws.label_spec_id)
+
+
+def write_manifests(ws: Workspace, keys: Sequence[str], run_id: str = "") -> list[dict[str, Any]]:
+    """Count and fingerprint the increments of consecutive partitions, and store the manifests."""
+    rows = []
+    with ws.writing("training_frame", run_id) as writing:
+        con = writing.con
+        con.execute(TRAINING_FRAME)
+        for task in ws.settings.tasks:
+            rows += _manifests(ws, con, task, keys)
+        table = pa.Table.from_pylist(rows, _MANIFEST)
+        marks = ", ".join("?" for _ in keys)
+        replace(con, "training_manifest", table, f"partition_key IN ({marks})", list(keys))
+        for row in rows:
+            writing.record(
+                "training_frame", row["partition_key"], row["n_rows"], row["fingerprint"],
+                frame_spec_id(ws), row["task_id"],
+            )  # fmt: skip
+    return rows
+
+
+_MANIFEST = pa.schema(
+    [
+        ("partition_key", pa.string()),
+        ("task_id", pa.string()),
+        ("n_rows", pa.int64()),
+        ("n_symbols", pa.int64()),
+        ("first_ts", pa.date32()),
+        ("last_ts", pa.date32()),
+        ("n_labels", pa.int64()),
+        ("n_outside_universe", pa.int64()),
+        ("n_without_features", pa.int64()),
+        ("feature_set_id", pa.string()),
+        ("fingerprint", pa.string()),
+    ]
+)
+
+
+def _manifests(
+    ws: Workspace, con: Connection, task: Task, keys: Sequence[str]
+) -> list[dict[str, Any]]:
+    start, end = ws.grid.window(keys[0])[0], ws.grid.window(keys[-1])[1]
+    names = tuple(f.name for f in ws.features)
+    found = read_increments(con, task.task_id, start, end, names)
+    fingerprints = fingerprint_partitions(ws, found, keys)
+    counts = query(
+        con,
+        "SELECT l.known_at, count(*) AS n_labels, count(f.symbol) AS n_with "
+        "FROM labels l LEFT JOIN features_daily f USING (symbol, ts) "
+        "WHERE l.task_id = ? AND l.known_at >= ? AND l.known_at < ? GROUP BY l.known_at",
+        [task.task_id, start, end],
+    ).to_pylist()
+    n_labels: Counter[str] = Counter()
+    n_with: Counter[str] = Counter()
+    for row in counts:
+        key = ws.grid.key(row["known_at"])
+        n_labels[key] += row["n_labels"]
+        n_with[key] += row["n_with"]
+    rows = []
+    for key in keys:
+        part = in_window(found, *ws.grid.window(key))
+        ts = found.ts[part]
+        rows.append(
+            {
+                "partition_key": key,
+                "task_id": task.task_id,
+                "n_rows": len(ts),
+                "n_symbols": len(np.unique(found.symbol[part].astype(str))),
+                "first_ts": ts[0].item() if len(ts) else None,
+                "last_ts": ts[-1].item() if len(ts) else None,
+                "n_labels": n_labels[key],
+                "n_outside_universe": n_with[key] - len(ts),
+                "n_without_features": n_labels[key] - n_with[key],
+                "feature_set_id": ws.feature_set_id,
+                "fingerprint": fingerprints[key],
+            }
+        )
+    return rows
+
+
+def read_increments(
+    con: Connection, task_id: str, start: date, end: date, names: Sequence[str]
+) -> Examples:
+    """Examples that became known in ``[start, end)``, sorted by ts, symbol."""
+    table = read_frame(con, task_id, end - timedelta(days=1), EARLIEST, names, known_from=start)
+    return to_examples(table, names)
+
+
+def to_examples(table: pa.Table, names: Sequence[str]) -> Examples:
+    """Rows of training_frame as arrays; the features become one row-major float32 matrix."""
+    x = np.empty((len(table), len(names)), np.float32)
+    for j, name in enumerate(names):
+        x[:, j] = table[name].to_numpy()
+    return Examples(
+        symbol=table["symbol"].to_numpy(),
+        ts=days(table["ts"]),
+        known_at=days(table["known_at"]),
+        x=x,
+        label=table["label"].to_numpy(),
+        fwd_return=table["fwd_return"].to_numpy(),
+        feature_names=tuple(names),
+    )
+
+
+def in_window(examples: Examples, start: date, end: date) -> slice:
+    """Rows that became known in ``[start, end)``: one run, as known_at never falls with ts."""
+    known = examples.known_at
+    first, last = np.searchsorted(known, np.array([start, end], "datetime64[D]"))
+    return slice(int(first), int(last))
+
+
+def fingerprint_partitions(
+    ws: Workspace, examples: Examples, keys: Sequence[str]
+) -> dict[str, str]:
+    """The fingerprint of each partition's increment within the examples."""
+    return {
+        key: fingerprint(examples, in_window(examples, *ws.grid.window(key))) for key in keys
+    }
+
+
+def fingerprint(examples: Examples, rows: slice) -> str:
+    """A sha256 over every value of rows in canonical order; equal data, equal fingerprint."""
+    found = sha256("\n".join(examples.feature_names).encode())
+    found.update("\n".join(examples.symbol[rows].tolist()).encode())
+    for values in (examples.ts, examples.known_at):
+        found.update(values[rows].astype("datetime64[D]").astype(np.int64).tobytes())
+    for numbers in (examples.label, examples.fwd_return, examples.x):
+        part = np.ascontiguousarray(numbers[rows])
+        part = np.where(np.isnan(part), np.array(np.nan, part.dtype), part)  # one NaN, one sign
+        found.update(part.tobytes())
+    return found.hexdigest()

@@ -1,0 +1,178 @@
+"""What is missing or stale, from the records of what was written and what was ingested since."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date
+
+from quant_pipeline.chain.frame import frame_spec_id
+from quant_pipeline.chain.learn import data_fingerprint, recipe_id
+from quant_pipeline.chain.workspace import Workspace
+from quant_pipeline.errors import GateError, NoData, NotEnoughHistory
+from quant_pipeline.settings import Task
+from quant_pipeline.stores.meta import Batch
+from quant_pipeline.stores.series import read_sessions
+
+DATA_ASSETS = ("features_daily", "labels", "training_frame")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What is stored: partitions with data, the newest session, and every ingest so far."""
+
+    keys: list[str]
+    first_session: date
+    last_session: date
+    n_sessions: int
+    ingests: list[tuple[int, date]]
+
+
+def read_stored(ws: Workspace) -> Stored:
+    """Look at the price store; raises NoData if there is no session in it."""
+    with ws.series.reading("planning") as con:
+        sessions = read_sessions(con)["ts"].to_pylist()
+        ingests = con.execute(
+            "SELECT batch_id, first_changed FROM price_batches ORDER BY batch_id"
+        ).fetchall()
+    if not sessions:
+        raise NoData("No session is stored yet. Run `quant ingest PATH`, or `quant demo`.")
+    keys = ws.grid.keys(ws.grid.key(sessions[0]), ws.grid.key(sessions[-1]))
+    return Stored(keys, sessions[0], sessions[-1], len(sessions), ingests)
+
+
+def latest(batches: Iterable[Batch]) -> dict[tuple[str, str, str], Batch]:
+    """Batches by (table, partition, task)."""
+    return {(b.table_name, b.partition_key, b.task_id): b for b in batches}
+
+
+def stale_data(ws: Workspace, stored: Stored) -> dict[str, dict[str, str]]:
+    """Why partitions of each data asset have to be computed (again): asset -> partition -> why.
+
+    A partition is stale if prices up to its end changed since, if settings that decide its
+    rows changed, or if what it is made from was written after it.
+    """
+    batches = latest(ws.meta.batches())
+    specs = {
+        "features_daily": ws.feature_set_id,
+        "labels": ws.label_spec_id,
+        "training_frame": frame_spec_id(ws),
+    }
+    found: dict[str, dict[str, str]] = {asset: {} for asset in DATA_ASSETS}
+    for key in stored.keys:
+        asof = ws.grid.asof(key)
+        for asset in DATA_ASSETS:
+            tasks = ("",) if asset == "features_daily" else [t.task_id for t in ws.settings.tasks]
+            mine = [batches.get((asset, key, t)) for t in tasks]
+            why = _why_stale(mine, specs[asset], asof, stored.ingests)
+            if not why and asset == "training_frame":
+                why = _why_older(mine, batches, found, key, tasks)
+            if why:
+                found[asset][key] = why
+    return found
+
+
+def _why_stale(
+    mine: Sequence[Batch | None], spec: str, asof: date, ingests: Sequence[tuple[int, date]]
+) -> str:
+    for batch in mine:
+        if batch is None:
+            return "missing"
+        if batch.spec_id != spec:
+            return "settings changed"
+        if any(i > batch.price_batch_id and first <= asof for i, first in ingests):
+            return "prices changed"
+    return ""
+
+
+def _why_older(
+    mine: Sequence[Batch | None],
+    batches: dict[tuple[str, str, str], Batch],
+    found: dict[str, dict[str, str]],
+    key: str,
+    tasks: Sequence[str],
+) -> str:
+    if any(key in found[asset] for asset in ("features_daily", "labels")):
+        return "features or labels are stale"
+    for batch, task in zip(mine, tasks, strict=True):
+        sources = [batches.get(("features_daily", key, "")), batches.get(("labels", key, task))]
+        if batch and any(s and (s.id or 0) > (batch.id or 0) for s in sources):
+            return "features or labels were written later"
+    return ""
+
+
+def missing_models(
+    ws: Workspace, stored: Stored, keys: Sequence[str], tasks: Sequence[Task]
+) -> tuple[list[str], dict[str, str]]:
+    """Closed partitions whose model is missing or was made from other data or settings.
+
+    Gives those partitions and, apart, why others cannot have a model (too little history).
+    """
+    models = {(m.task_id, m.partition_key): m for m in ws.meta.models()}  # the newest one wins
+    wanted, impossible = [], {}
+    for key in keys:
+        if ws.is_open(key, stored.last_session):
+            impossible[key] = ws.open_message(key, stored.last_session)
+            continue
+        for task in tasks:
+            try:
+                require_history(ws, key, task)
+            except NotEnoughHistory as error:
+                impossible[key] = str(error)
+                continue
+            model = models.get((task.task_id, key))
+            if model is None or not _is_current(ws, key, task, model.data_fingerprint, model.recipe):
+                wanted.append(key)
+                break
+    return wanted, impossible
+
+
+def _is_current(ws: Workspace, key: str, task: Task, fingerprint: str, recipe: str) -> bool:
+    try:
+        with ws.series.reading("planning") as con:
+            now = data_fingerprint(ws, con, key, task)
+    except GateError:
+        return False
+    return fingerprint == now and recipe == recipe_id(ws, task)
+
+
+def require_history(ws: Workspace, key: str, task: Task) -> None:
+    """Raise NotEnoughHistory if one fold cannot fit by the end of a partition, whatever the data."""
+    spec = ws.settings.folds
+    with ws.series.reading("planning") as con:
+        n_sessions = len(read_sessions(con, None, ws.grid.asof(key)))
+    youth = ws.settings.universe.min_sessions - 1
+    n_known = max(n_sessions - task.label_span - youth, 0)
+    needed = spec.min_train_sessions + spec.stop_sessions + spec.n_folds * spec.test_sessions
+    if n_known < needed:
+        raise NotEnoughHistory(
+            f"The folds need {needed} sessions (train {spec.min_train_sessions}, early stop "
+            f"{spec.stop_sessions}, test {spec.n_folds} x {spec.test_sessions}), but {task.task_id} "
+            f"has at most {n_known} known by {ws.grid.asof(key)}. Ingest more history or lower "
+            "folds.min_train_sessions."
+        )
+
+
+def missing_scores(ws: Workspace, keys: Sequence[str], tasks: Sequence[Task]) -> list[str]:
+    """Partitions whose predictions or outcomes are older than what they are made from."""
+    batches = latest(ws.meta.batches())
+
+    def written(table: str, key: str, task_id: str = "") -> int:
+        batch = batches.get((table, key, task_id))
+        return batch.id or 0 if batch else 0
+
+    wanted = []
+    for key in keys:
+        before = ws.grid.shift(key, -1) if key != ws.grid.key(ws.grid.start) else key
+        for task in tasks:
+            scored = written("predictions", key, task.task_id)
+            judged = written("prediction_outcomes", key, task.task_id)
+            sources = max(written("predictions", k, task.task_id) for k in (before, key))
+            newest_label = written("labels", key, task.task_id)
+            if scored <= written("features_daily", key) or judged < max(sources, newest_label):
+                wanted.append(key)
+                break
+            models = [m for m in ws.meta.models(task.task_id) if m.partition_key == before]
+            scored_by = batches[("predictions", key, task.task_id)].spec_id
+            if models and not scored_by:
+                wanted.append(key)
+                break
+    return wanted

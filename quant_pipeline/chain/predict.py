@@ -1,0 +1,219 @@
+"""predictions: each session's scores by the champion frozen at the start of its partition."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from quant_pipeline.chain.panel import days
+from quant_pipeline.chain.workspace import Workspace
+from quant_pipeline.errors import GateError, NoData
+from quant_pipeline.ml.gate import ModelRow, decide_champion, require_model_before
+from quant_pipeline.ml.score import score_rows, session_percentile
+from quant_pipeline.settings import Task
+from quant_pipeline.stores.meta import Champion, Model, utc_now
+from quant_pipeline.stores.series import Connection, columns_of, digest_rows, fetch_row, insert, query
+
+# A score counts as live if it was made before a later session was stored, and at once.
+LIVE_DAYS = 5
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What scoring one partition and task did; `n_different` stored scores came out otherwise."""
+
+    task_id: str
+    partition_key: str
+    model_id: str | None
+    why: str
+    n_sessions: int = 0
+    n_rows: int = 0
+    n_new: int = 0
+    n_different: int = 0
+
+
+def find_champion(ws: Workspace, key: str, task: Task) -> tuple[str | None, str]:
+    """The model that serves a partition: the frozen decision, else what it would be now, and why.
+
+    Raises GateError if a model of the partition before is still to be trained.
+    """
+    frozen = ws.meta.champions().get((task.task_id, key))
+    if frozen is not None:
+        return frozen.model_id, frozen.why
+    rows = [
+        ModelRow(m.model_id, m.task_id, m.asof, m.status) for m in ws.meta.models(task.task_id)
+    ]
+    decision = decide_champion(rows, task.task_id, ws.grid.window(key)[0])
+    if decision.model_id is not None:
+        _require_attempt(ws, key, task)
+    return decision.model_id, decision.why
+
+
+def _require_attempt(ws: Workspace, key: str, task: Task) -> None:
+    previous = ws.grid.shift(key, -1)
+    tried = {m.partition_key for m in ws.meta.models(task.task_id)}
+    tried |= {r.partition_key for r in ws.meta.refusals(task.task_id)}
+    if previous not in tried:
+        raise GateError(
+            f"Scores of {key} need the model of {task.task_id} as of {ws.grid.asof(previous)}, which "
+            f"was not trained yet. Run `quant train --asof {ws.grid.asof(previous)}`."
+        )
+
+
+def score_partition(ws: Workspace, key: str, task: Task, run_id: str = "") -> Scored:
+    """Score every session of a partition that has features, and store what is not stored yet.
+
+    Without a champion nothing is scored and the reason is told. A stored score never changes:
+    one that would come out different is counted.
+    """
+    model_id, why = find_champion(ws, key, task)
+    if model_id is None:
+        with ws.writing("predictions", run_id) as writing:
+            writing.record("predictions", key, 0, "", "", task.task_id)
+        return Scored(task.task_id, key, None, why)
+    model = ws.meta.model(model_id)
+    start, end = ws.grid.window(key)
+    require_model_before(model.asof, start)
+    with ws.series.reading("scoring") as con:
+        features = _read_features(con, model, start, end)
+        newest = _newest_session(con)
+    rows = _score(ws, model, features, newest)
+    if len(rows):
+        frozen = ws.meta.freeze_champion(
+            Champion(
+                task_id=task.task_id, partition_key=key, model_id=model_id, why=why,
+                decided_at=utc_now(),
+            )
+        )  # fmt: skip
+        if frozen.model_id != model_id:  # another process froze another one meanwhile
+            return score_partition(ws, key, task, run_id)
+    with ws.writing("predictions", run_id) as writing:
+        n_new, n_different = _add(writing.con, "predictions", rows)
+        stored = query(
+            writing.con,
+            "SELECT symbol, ts, score FROM predictions WHERE task_id = ? AND model_id = ? "
+            "AND ts >= ? AND ts < ? ORDER BY ts, symbol",
+            [task.task_id, model_id, start, end],
+        )
+        writing.record("predictions", key, len(stored), digest_rows(stored), model_id, task.task_id)
+    n_sessions = len(np.unique(days(rows["ts"])))
+    return Scored(
+        task.task_id, key, model_id, why, n_sessions, len(rows), n_new, n_different
+    )  # fmt: skip
+
+
+def score_shadow(ws: Workspace, model: Model, first: date, last: date) -> Scored:
+    """Score sessions with one given model, kept apart in predictions_shadow.
+
+    Only sessions after the model's as-of: earlier ones it was trained on.
+    """
+    require_model_before(model.asof, first)
+    with ws.series.reading("scoring") as con:
+        features = _read_features(con, model, first, date.fromordinal(last.toordinal() + 1))
+        newest = _newest_session(con)
+    rows = _score(ws, model, features, newest)
+    if not len(rows):
+        raise NoData(f"No session with features lies between {first} and {last}. See `quant status`.")
+    with ws.series.writing("shadow scores") as con:
+        n_new, n_different = _add(con, "predictions_shadow", rows)
+    n_sessions = len(np.unique(days(rows["ts"])))
+    return Scored(
+        model.task_id, f"{first}..{last}", model.model_id, "named by hand", n_sessions, len(rows),
+        n_new, n_different,
+    )  # fmt: skip
+
+
+def _read_features(con: Connection, model: Model, start: date, end: date) -> pa.Table:
+    stored = columns_of(con, "features_daily")
+    missing = [name for name in model.features if name not in stored]
+    if missing:
+        raise GateError(
+            f"Model {model.model_id[:12]} was trained on {len(model.features)} features, but "
+            f"features_daily lacks {', '.join(missing[:5])}. Train a model on today's features "
+            f"with `quant train`, or set the features back in quant.toml."
+        )
+    names = ", ".join(f'"{name}"' for name in model.features)
+    return query(
+        con,
+        f"SELECT symbol, ts, {names} FROM features_daily "
+        "WHERE in_universe AND ts >= ? AND ts < ? ORDER BY ts, symbol",
+        [start, end],
+    )
+
+
+def _newest_session(con: Connection) -> date | None:
+    newest: date | None = fetch_row(con, "SELECT max(ts) FROM sessions WHERE is_session")[0]
+    return newest
+
+
+def _score(ws: Workspace, model: Model, features: pa.Table, newest: date | None) -> pa.Table:
+    """Rows of predictions for rows of features, in their order."""
+    content = ws.files.read(model.model_id)
+    names = tuple(model.features)
+    x = np.empty((len(features), len(names)), np.float32)
+    for j, name in enumerate(names):
+        x[:, j] = features[name].to_numpy()
+    ts = days(features["ts"])
+    score = score_rows(content["booster"], x, names, tuple(content["features"]))
+    now = datetime.now(UTC)
+    fresh = ws.today().toordinal() - LIVE_DAYS
+    is_live = np.array([d == newest and d.toordinal() >= fresh for d in ts.tolist()], bool)
+    n = len(features)
+    return pa.table(
+        {
+            "symbol": features["symbol"],
+            "ts": features["ts"],
+            "model_id": pa.array([model.model_id] * n, pa.string()),
+            "task_id": pa.array([model.task_id] * n, pa.string()),
+            "score": pa.array(score, pa.float64()),
+            "generated_at": pa.array([now] * n, pa.timestamp("us", tz="UTC")),
+            "asof": pa.array([model.asof] * n, pa.date32()),
+            "origin": pa.array(np.where(is_live, "live", "backfill").tolist(), pa.string()),
+            "score_percentile": pa.array(session_percentile(ts, score), pa.float64()),
+        }
+    )
+
+
+def _add(con: Connection, table: str, rows: pa.Table) -> tuple[int, int]:
+    """Insert rows whose key is not stored; count them, and stored scores that differ."""
+    con.register("scored_rows", rows)
+    try:
+        (n_different,) = fetch_row(
+            con,
+            f"SELECT count(*) FILTER (p.score <> s.score) FROM scored_rows s "
+            f"JOIN {table} p USING (symbol, ts, task_id, model_id)",
+        )
+        new = query(
+            con, f"SELECT * FROM scored_rows s ANTI JOIN {table} p USING (symbol, ts, task_id, model_id)"
+        )
+    finally:
+        con.unregister("scored_rows")
+    insert(con, table, new)
+    return len(new), int(n_different)
+
+
+def publish_predictions(ws: Workspace, keys: Sequence[str]) -> None:
+    """Put the predictions of partitions where readers find them."""
+    for key in keys:
+        start, end = ws.grid.window(key)
+        rows = ws.series.query(
+            "SELECT * FROM predictions WHERE ts >= ? AND ts < ? ORDER BY ts, task_id, symbol",
+            [start, end],
+        )
+        if len(rows):
+            ws.published.write("predictions", key, rows)
+
+
+def describe(scored: Scored) -> dict[str, Any]:
+    """A result for people: metadata of a materialization."""
+    return {
+        "model_id": scored.model_id or "none",
+        "champion_because": scored.why,
+        "sessions": scored.n_sessions,
+        "rows": scored.n_rows,
+        "new_rows": scored.n_new,
+        "different_from_stored": scored.n_different,
+    }

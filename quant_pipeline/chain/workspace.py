@@ -1,0 +1,141 @@
+"""One home opened: its settings, stores and grid."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import date, datetime
+
+from quant_pipeline.errors import GateError, NoData
+from quant_pipeline.market.features import Feature, choose_features
+from quant_pipeline.market.grid import Grid
+from quant_pipeline.settings import Home, Settings, Task, digest, load_settings
+from quant_pipeline.stores.meta import Batch, MetaStore, utc_now
+from quant_pipeline.stores.model_files import ModelFiles
+from quant_pipeline.stores.published import Published
+from quant_pipeline.stores.series import Connection, SeriesStore, fetch_row, read_sessions
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Everything that a step of the chain needs; opening it touches no file but quant.toml."""
+
+    home: Home
+    settings: Settings
+    series: SeriesStore
+    meta: MetaStore
+    files: ModelFiles
+    published: Published
+    grid: Grid
+
+    @classmethod
+    def open(cls, home: Home) -> "Workspace":
+        """Read the settings of a home and point at its stores."""
+        settings = load_settings(home)
+        return cls(
+            home=home,
+            settings=settings,
+            series=SeriesStore(home.database, settings.store.lock_wait_seconds),
+            meta=MetaStore(home.registry),
+            files=ModelFiles(home.models),
+            published=Published(home.published),
+            grid=Grid(settings.grid.cadence, settings.grid.start),
+        )
+
+    @property
+    def features(self) -> tuple[Feature, ...]:
+        return choose_features(self.settings.features)
+
+    @property
+    def feature_set_id(self) -> str:
+        """Identifies the features and the universe that a row of features_daily was made with."""
+        features = [(f.name, f.formula, f.window) for f in self.features]
+        return digest(features, self.settings.universe, self.settings.sessions)
+
+    @property
+    def label_spec_id(self) -> str:
+        """Identifies the tasks and rules that a row of labels was made with."""
+        return digest(*self.settings.tasks, self.settings.label, self.settings.sessions)
+
+    def tasks(self, task_ids: Sequence[str] = ()) -> list[Task]:
+        """The named tasks, all of them if none is named."""
+        return [self.settings.task(t) for t in task_ids] or list(self.settings.tasks)
+
+    def today(self) -> date:
+        """The present date at the exchange."""
+        return datetime.now(self.settings.grid.zone).date()
+
+    def require_same_grid(self) -> None:
+        """Refuse a used home whose grid was changed: its partitions would mean something else."""
+        grid = self.settings.grid
+        for name in ("cadence", "start", "timezone"):
+            self.meta.require_fact(f"grid.{name}", str(getattr(grid, name)))
+
+    def last_session(self) -> date:
+        """The newest stored market session."""
+        with self.series.reading() as con:
+            sessions = read_sessions(con)
+        if not len(sessions):
+            raise NoData("No session is stored yet. Run `quant ingest PATH`, or `quant demo`.")
+        newest: date = sessions["ts"][-1].as_py()
+        return newest
+
+    def is_open(self, key: str, last_session: date) -> bool:
+        """Whether more sessions of a partition may come: none after it has been stored."""
+        return last_session <= self.grid.asof(key)
+
+    def require_closed(self, key: str) -> None:
+        """Refuse to train on a window that is not complete."""
+        last = self.last_session()
+        if self.is_open(key, last):
+            raise GateError(self.open_message(key, last))
+
+    def open_message(self, key: str, last_session: date) -> str:
+        """Why nothing is trained for a partition yet."""
+        return (
+            f"Window {key} is open until a session after {self.grid.asof(key)} is stored; "
+            f"the newest one is {last_session}. Only complete windows train."
+        )
+
+    @contextmanager
+    def writing(self, what: str, run_id: str = "") -> Iterator["Writing"]:
+        """One transaction on the series; its slices are pending before it, committed after it."""
+        with self.series.writing(what) as con:
+            writing = Writing(con, run_id, price_batch_id(con))
+            yield writing
+            ids = self.meta.begin_batches(writing.batches)
+        self.meta.commit_batches(ids)
+
+
+@dataclass(frozen=True)
+class Writing:
+    """An open transaction and the slices that it writes."""
+
+    con: Connection
+    run_id: str
+    price_batch_id: int
+    batches: list[Batch] = field(default_factory=list)
+
+    def record(
+        self, table: str, key: str, rows: int, digest: str, spec: str, task_id: str = ""
+    ) -> None:
+        """Note a slice that this transaction writes."""
+        self.batches.append(
+            Batch(
+                table_name=table,
+                partition_key=key,
+                task_id=task_id,
+                n_rows=rows,
+                digest=digest,
+                price_batch_id=self.price_batch_id,
+                spec_id=spec,
+                status="pending",
+                run_id=self.run_id,
+                written_at=utc_now(),
+            )
+        )
+
+
+def price_batch_id(con: Connection) -> int:
+    """The newest batch of prices, 0 if there is none."""
+    return int(fetch_row(con, "SELECT coalesce(max(batch_id), 0) FROM price_batches")[0])
+

@@ -1,0 +1,1 @@
+"""The Dagster side: grid, IO manager, assets, checks, jobs."""

@@ -1,0 +1,119 @@
+"""Asset checks: the gates that consuming steps call and raise from, shown in the web UI."""
+
+from collections.abc import Callable, Sequence
+
+import dagster as dg
+
+from quant_pipeline.chain.learn import read_examples, read_folds
+from quant_pipeline.chain.workspace import Workspace
+from quant_pipeline.errors import QuantError
+from quant_pipeline.ml.gate import require_usable
+from quant_pipeline.ml.splits import find_overlaps, fold_rows
+from quant_pipeline.stores.series import query
+
+WorkspaceParam = dg.ResourceParam[Workspace]
+
+
+def make_checks(
+    grid: dg.TimeWindowPartitionsDefinition,
+) -> Sequence[dg.AssetChecksDefinition]:
+    """All checks, partitioned like their assets."""
+
+    @dg.asset_check(asset="training_frame", partitions_def=grid)
+    def examples_are_as_recorded(
+        context: dg.AssetCheckExecutionContext, workspace: WorkspaceParam
+    ) -> dg.AssetCheckResult:
+        """Every increment of the training window is there and has its recorded fingerprint."""
+        key = newest_key(context)
+
+        def gate() -> None:
+            with workspace.series.reading("check") as con:
+                for task in workspace.settings.tasks:
+                    read_examples(workspace, con, key, task)
+
+        return outcome(gate)
+
+    @dg.asset_check(asset="walkforward_folds", partitions_def=grid)
+    def windows_do_not_overlap(
+        context: dg.AssetCheckExecutionContext, workspace: WorkspaceParam
+    ) -> dg.AssetCheckResult:
+        """No label of an earlier window of a fold ends on or after the first session of a later."""
+        key = newest_key(context)
+        n_overlaps = n_folds = 0
+        with workspace.series.reading("check") as con:
+            for task in workspace.settings.tasks:
+                folds = read_folds(con, key, task.task_id)
+                if not folds:
+                    continue
+                known = query(
+                    con,
+                    "SELECT ts, known_at FROM training_frame WHERE task_id = ? AND ts >= ? "
+                    "AND known_at <= ? ORDER BY ts, symbol",
+                    [task.task_id, folds[0].train_start.item(), workspace.grid.asof(key)],
+                )
+                ts = known["ts"].to_numpy().astype("datetime64[D]")
+                known_at = known["known_at"].to_numpy().astype("datetime64[D]")
+                for fold in folds:
+                    rows = fold_rows(fold, ts, known_at)
+                    n_overlaps += find_overlaps(fold, ts, known_at, rows)
+                    n_folds += 1
+        return dg.AssetCheckResult(
+            passed=n_overlaps == 0, metadata={"overlaps": n_overlaps, "folds": n_folds}
+        )
+
+    @dg.asset_check(asset="lgbm_model", partitions_def=grid)
+    def model_is_usable(
+        context: dg.AssetCheckExecutionContext, workspace: WorkspaceParam
+    ) -> dg.AssetCheckResult:
+        """Each model of the partition has splits and finite out-of-sample metrics, and its file."""
+        key = newest_key(context)
+
+        def gate() -> None:
+            for model in workspace.meta.models():
+                if model.partition_key == key:
+                    require_usable(model.model_id[:12], model.metrics, model.rounds)
+                    workspace.files.read(model.model_id)
+
+        return outcome(gate)
+
+    @dg.asset_check(asset="predictions", partitions_def=grid)
+    def scores_come_from_earlier_models(
+        context: dg.AssetCheckExecutionContext, workspace: WorkspaceParam
+    ) -> dg.AssetCheckResult:
+        """Every score of the partition is by a model of its task, as of before its session."""
+        start, end = workspace.grid.window(newest_key(context))
+        models = {m.model_id: m for m in workspace.meta.models()}
+        pairs = workspace.series.query(
+            'SELECT DISTINCT model_id, task_id, "asof", min(ts) AS first_ts FROM predictions '
+            "WHERE ts >= ? AND ts < ? GROUP BY ALL",
+            [start, end],
+        ).to_pylist()
+        bad = [
+            p for p in pairs
+            if p["model_id"] not in models
+            or models[p["model_id"]].task_id != p["task_id"]
+            or models[p["model_id"]].asof >= p["first_ts"]
+            or models[p["model_id"]].asof != p["asof"]
+        ]  # fmt: skip
+        return dg.AssetCheckResult(passed=not bad, metadata={"models": len(pairs), "bad": len(bad)})
+
+    return [
+        examples_are_as_recorded,
+        windows_do_not_overlap,
+        model_is_usable,
+        scores_come_from_earlier_models,
+    ]
+
+
+def newest_key(context: dg.AssetCheckExecutionContext) -> str:
+    """The newest partition of a run, whose window holds those of the others."""
+    return str(context.op_execution_context.partition_keys[-1])
+
+
+def outcome(gate: Callable[[], None]) -> dg.AssetCheckResult:
+    """Passed, or failed with the words of the gate."""
+    try:
+        gate()
+    except QuantError as error:
+        return dg.AssetCheckResult(passed=False, description=str(error))
+    return dg.AssetCheckResult(passed=True)

@@ -1,0 +1,212 @@
+"""The IO manager for DuckDB: atomic, by column name, checked against its window.
+
+dagster-duckdb's own one deletes and inserts in two autocommits, swaps reordered columns, stores
+rows outside the partition, and lets an empty frame erase one. Here delete, insert and checks are one
+transaction of the series store, under its lock.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+import pyarrow.compute as pc
+from dagster._core.storage.db_io_manager import DbIOManager, DbTypeHandler, TableSlice
+from dagster_duckdb import DuckDBIOManager
+from dagster_duckdb.io_manager import DuckDbClient
+from pydantic import Field
+
+from quant_pipeline.chain.workspace import Workspace, Writing
+from quant_pipeline.errors import StoreError
+from quant_pipeline.ml.gate import require_complete
+from quant_pipeline.settings import Home, digest
+from quant_pipeline.stores.series import Connection, columns_of, digest_rows, fetch_row, insert, query
+
+
+class SeriesIOManager(DuckDBIOManager):
+    """Stores Arrow tables as partitions of tables named like their assets."""
+
+    home: str = Field(description="The folder that holds quant.toml, data/ and models/.")
+
+    @classmethod
+    def of(cls, home: Home) -> "SeriesIOManager":
+        """An IO manager on the series store of a home."""
+        return cls(database=str(home.database), home=str(home.root))
+
+    @staticmethod
+    def type_handlers() -> Sequence[DbTypeHandler[Any]]:
+        """Not used: the handler needs the workspace, see create_io_manager."""
+        return []
+
+    def create_io_manager(self, context: Any) -> DbIOManager:
+        client = SeriesClient(Workspace.open(Home(Path(self.home))))
+        return DbIOManager(
+            db_client=client,
+            database=self.database,
+            schema="main",
+            type_handlers=[ArrowHandler(client)],
+            default_load_type=pa.Table,
+            io_manager_name="SeriesIOManager",
+        )
+
+
+class SeriesClient(DuckDbClient):
+    """Connects through the series store: a write is one recorded transaction."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+        self.writing: Writing | None = None
+
+    @contextmanager
+    def connect(self, context: Any, table_slice: TableSlice) -> Iterator[Connection]:  # type: ignore[override]
+        if isinstance(context, dg.InputContext):
+            with self.workspace.series.reading(table_slice.table) as con:
+                yield con
+            return
+        with self.workspace.writing(table_slice.table, context.run_id) as writing:
+            self.writing = writing
+            yield writing.con
+
+    @staticmethod
+    def ensure_schema_exists(context: Any, table_slice: TableSlice, connection: Any) -> None:
+        """The schema is DuckDB's main one."""
+
+    @staticmethod
+    def delete_table_slice(context: Any, table_slice: TableSlice, connection: Any) -> None:
+        """Nothing yet: the handler deletes once it has checked what is to be stored."""
+
+    @staticmethod
+    def get_select_statement(table_slice: TableSlice) -> str:
+        start, end = window_of(table_slice)
+        column = table_slice.partition_dimensions[0].partition_expr  # type: ignore[index]
+        names = ", ".join(table_slice.columns) if table_slice.columns else "*"
+        return (
+            f"SELECT {names} FROM {table_slice.table} "
+            f"WHERE {column} >= DATE '{start}' AND {column} < DATE '{end}'"
+        )
+
+
+class ArrowHandler(DbTypeHandler[pa.Table]):
+    """Checks and stores one range of partitions, and reads one."""
+
+    def __init__(self, client: SeriesClient) -> None:
+        self.client = client
+
+    @property
+    def supported_types(self) -> Sequence[type]:
+        return [pa.Table]
+
+    def handle_output(
+        self, context: dg.OutputContext, table_slice: TableSlice, obj: pa.Table, connection: Any
+    ) -> dict[str, Any]:
+        writing = self.client.writing
+        assert writing is not None  # noqa: S101 connect() runs first
+        replace_window(self.client.workspace, writing, context, table_slice, obj)
+        return {"dagster/row_count": len(obj)}
+
+    def load_input(
+        self, context: dg.InputContext, table_slice: TableSlice, connection: Any
+    ) -> pa.Table:
+        return query(connection, SeriesClient.get_select_statement(table_slice))
+
+
+def window_of(table_slice: TableSlice) -> tuple[date, date]:
+    """The dates ``[start, end)`` of a slice of consecutive partitions."""
+    window: Any = table_slice.partition_dimensions[0].partitions  # type: ignore[index]
+    return window.start.date(), window.end.date()
+
+
+def replace_window(
+    ws: Workspace,
+    writing: Writing,
+    context: dg.OutputContext,
+    table_slice: TableSlice,
+    rows: pa.Table,
+) -> None:
+    """Put rows in the place of a window of a table, or raise and change nothing."""
+    con, table = writing.con, table_slice.table
+    column = table_slice.partition_dimensions[0].partition_expr  # type: ignore[index]
+    start, end = window_of(table_slice)
+    metadata = context.definition_metadata or {}
+    _require_in_window(table, rows, column, start, end)
+    if metadata.get("rows_expected_with_prices"):
+        _require_sessions(con, table, rows, column, start, end)
+    _require_unique(table, rows, metadata.get("key", ()))
+    stored = columns_of(con, table)
+    if stored and sorted(stored) != sorted(rows.column_names):
+        _require_whole(con, table, column, start, end, stored, rows.column_names)
+        con.execute(f"DROP TABLE {table}")
+        stored = []
+    if stored:
+        con.execute(f"DELETE FROM {table} WHERE {column} >= ? AND {column} < ?", [start, end])
+        insert(con, table, rows)
+    else:
+        con.register("first_rows", rows)
+        con.execute(f"CREATE TABLE {table} AS SELECT * FROM first_rows")
+        con.unregister("first_rows")
+    _record(ws, writing, context, table, rows, column)
+
+
+def _record(
+    ws: Workspace, writing: Writing, context: dg.OutputContext, table: str, rows: pa.Table, column: str
+) -> None:
+    by_task = "task_id" in rows.column_names
+    spec = ws.label_spec_id if by_task else ws.feature_set_id
+    for key in context.asset_partition_keys:
+        start, end = ws.grid.window(key)
+        days = rows[column]
+        mine = rows.filter(pc.and_(pc.greater_equal(days, start), pc.less(days, end)))
+        for task_id in [t.task_id for t in ws.settings.tasks] if by_task else [""]:
+            part = mine.filter(pc.equal(mine["task_id"], task_id)) if by_task else mine
+            writing.record(table, key, len(part), digest_rows(part), spec, task_id)
+
+
+def _require_in_window(table: str, rows: pa.Table, column: str, start: date, end: date) -> None:
+    found = pc.min_max(rows[column]).as_py()
+    if len(rows) and (found["min"] < start or found["max"] >= end):
+        raise StoreError(
+            f"Rows for {table} have {column} from {found['min']} to {found['max']}, outside the "
+            f"window {start} to {end} (exclusive). Nothing was written."
+        )
+
+
+def _require_sessions(
+    con: Connection, table: str, rows: pa.Table, column: str, start: date, end: date
+) -> None:
+    """Refuse an output that lacks a session of the window: it would erase what is stored."""
+    sessions = con.execute(
+        "SELECT ts FROM sessions WHERE is_session AND ts >= ? AND ts < ? ORDER BY ts", [start, end]
+    ).fetchall()
+    present = {str(day) for day in pc.unique(rows[column]).to_pylist()}
+    require_complete(table, [str(day) for (day,) in sessions], present, "quant backfill")
+
+
+def _require_unique(table: str, rows: pa.Table, key: Sequence[str]) -> None:
+    if not key:
+        return
+    n = len(rows.group_by(list(key)).aggregate([]))
+    if n != len(rows):
+        raise StoreError(
+            f"Rows for {table} repeat {len(rows) - n} of their keys ({', '.join(key)}). "
+            "Nothing was written."
+        )
+
+
+def _require_whole(
+    con: Connection, table: str, column: str, start: date, end: date,
+    stored: Sequence[str], given: Sequence[str],
+) -> None:  # fmt: skip
+    """Other columns than stored are fine only where nothing of the old ones stays."""
+    (n_kept,) = fetch_row(
+        con, f"SELECT count(*) FROM {table} WHERE {column} < ? OR {column} >= ?", [start, end]
+    )
+    if n_kept:
+        change = sorted(set(stored) ^ set(given))
+        raise StoreError(
+            f"{table} is stored with other columns ({', '.join(change[:6])}); {n_kept} rows outside "
+            f"{start} to {end} would be mixed with new ones. Run `quant backfill`, which rebuilds all "
+            f"of it (settings {digest(*given)})."
+        )

@@ -1,0 +1,191 @@
+"""Runs that `quant` starts: the same assets, on the home's Dagster instance, in this process."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any
+
+import dagster as dg
+from dagster._core.storage.tags import (
+    ASSET_PARTITION_RANGE_END_TAG,
+    ASSET_PARTITION_RANGE_START_TAG,
+)
+
+from quant_pipeline.chain.plan import (
+    DATA_ASSETS,
+    Stored,
+    missing_models,
+    missing_scores,
+    read_stored,
+    stale_data,
+)
+from quant_pipeline.chain.workspace import Workspace
+from quant_pipeline.definitions import make_definitions
+from quant_pipeline.defs.instance import open_instance
+from quant_pipeline.errors import DegenerateData, NoData, NotEnoughHistory
+from quant_pipeline.settings import Task
+
+CONFIGURABLE = ("walkforward_folds", "lgbm_model", "predictions", "prediction_outcomes")
+Progress = Callable[[str, int, int], None]
+
+
+def quiet(_what: str, _done: int, _total: int) -> None:
+    """Tell nobody."""
+
+
+@dataclass
+class Runner:
+    """Materializes assets of one home; `progress` is told what is being done."""
+
+    workspace: Workspace
+    instance: dg.DagsterInstance
+    job: Any
+    progress: Progress = quiet
+
+    @classmethod
+    @contextmanager
+    def open(cls, workspace: Workspace, progress: Progress = quiet) -> Iterator["Runner"]:
+        """A runner on the home's instance."""
+        with open_instance(workspace.home) as instance:
+            definitions = make_definitions(workspace)
+            job = definitions.resolve_implicit_global_asset_job_def()
+            yield cls(workspace, instance, job, progress)
+
+    def materialize(
+        self, assets: Sequence[str], first: str, last: str, task_ids: Sequence[str] = ()
+    ) -> None:
+        """One run of some assets over the partitions from `first` to `last`."""
+        ops = {a: {"config": {"task_ids": list(task_ids)}} for a in assets if a in CONFIGURABLE}
+        one = {"partition_key": first} if first == last else {}
+        tags = {ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last}
+        self.job.execute_in_process(
+            run_config={
+                "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+                **({"ops": ops} if ops else {}),
+            },
+            instance=self.instance,
+            asset_selection=[dg.AssetKey(a) for a in assets],
+            tags={"quant/started_by": "quant", **({} if one else tags)},
+            **one,
+        )
+
+
+@dataclass
+class Backfilled:
+    """What a backfill did, or would do."""
+
+    data: dict[str, list[str]] = field(default_factory=dict)
+    models: list[str] = field(default_factory=list)
+    scores: list[str] = field(default_factory=list)
+    impossible: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+def fill_data(runner: Runner, stored: Stored) -> dict[str, list[str]]:
+    """Compute missing or stale partitions of the data assets, from the first price on."""
+    stale = {a: list(why) for a, why in stale_data(runner.workspace, stored).items() if why}
+    if stale:
+        keys = sorted({key for found in stale.values() for key in found}, key=stored.keys.index)
+        runner.progress(f"features, labels and frame of {keys[0]} to {keys[-1]}", 0, 1)
+        runner.materialize([a for a in DATA_ASSETS if a in stale], keys[0], keys[-1])
+        runner.progress("features, labels and frame", 1, 1)
+    return stale
+
+
+def train(runner: Runner, keys: Sequence[str], tasks: Sequence[Task]) -> dict[str, str]:
+    """Train the models of partitions, one run each; gives why some could not be trained."""
+    refused = {}
+    for i, key in enumerate(keys):
+        runner.progress(f"model as of {runner.workspace.grid.asof(key)}", i, len(keys))
+        try:
+            runner.materialize(
+                ["walkforward_folds", "lgbm_model"], key, key, [t.task_id for t in tasks]
+            )
+        except (DegenerateData, NotEnoughHistory) as error:
+            refused[key] = str(error)  # the incumbent serves; the reason is in the registry
+    if keys:
+        runner.progress("models", len(keys), len(keys))
+    return refused
+
+
+def score(runner: Runner, keys: Sequence[str], tasks: Sequence[Task]) -> None:
+    """Score partitions and judge what became known in them, in one run for each gapless stretch."""
+    for first, last in stretches(runner.workspace, keys):
+        runner.progress(f"scores and outcomes of {first} to {last}", 0, 1)
+        runner.materialize(
+            ["predictions", "prediction_outcomes"], first, last, [t.task_id for t in tasks]
+        )
+    if keys:
+        runner.progress("scores and outcomes", 1, 1)
+
+
+def stretches(ws: Workspace, keys: Sequence[str]) -> list[tuple[str, str]]:
+    """First and last key of each run of consecutive partitions."""
+    found: list[tuple[str, str]] = []
+    for key in sorted(keys, key=lambda k: ws.grid.window(k)[0]):
+        if found and ws.grid.shift(found[-1][1], 1) == key:
+            found[-1] = (found[-1][0], key)
+        else:
+            found.append((key, key))
+    return found
+
+
+def plan_backfill(
+    ws: Workspace, first: date, last: date, tasks: Sequence[Task], stored: Stored
+) -> Backfilled:
+    """What a backfill of the partitions from `first` to `last` has to do."""
+    keys = _keys_between(ws, first, last, stored)
+    data = {a: list(why) for a, why in stale_data(ws, stored).items() if why}
+    model_keys = _model_keys(ws, keys, stored)
+    models, impossible = missing_models(ws, stored, model_keys, tasks)
+    return Backfilled(data, models, missing_scores(ws, keys, tasks), impossible)
+
+
+def backfill(
+    runner: Runner, first: date, last: date, tasks: Sequence[Task], select: Sequence[str] = ()
+) -> Backfilled:
+    """Fill history, train the missing models, score: what is done and unchanged is skipped."""
+    ws = runner.workspace
+    stored = read_stored(ws)
+    keys = _keys_between(ws, first, last, stored)
+    if select:
+        for asset in select:
+            _materialize_selected(runner, asset, keys, tasks)
+        return Backfilled(data={asset: keys for asset in select})
+    done = Backfilled(data=fill_data(runner, stored))
+    done.models, done.impossible = missing_models(ws, stored, _model_keys(ws, keys, stored), tasks)
+    done.refused = train(runner, done.models, tasks)
+    done.scores = missing_scores(ws, keys, tasks)
+    score(runner, done.scores, tasks)
+    return done
+
+
+def _materialize_selected(
+    runner: Runner, asset: str, keys: Sequence[str], tasks: Sequence[Task]
+) -> None:
+    ids = [t.task_id for t in tasks]
+    if asset in ("walkforward_folds", "lgbm_model"):
+        for i, key in enumerate(keys):
+            runner.progress(f"{asset} {key}", i, len(keys))
+            runner.materialize([asset], key, key, ids)
+    else:
+        runner.progress(f"{asset} {keys[0]} to {keys[-1]}", 0, 1)
+        runner.materialize([asset], keys[0], keys[-1], ids)
+    runner.progress(asset, 1, 1)
+
+
+def _keys_between(ws: Workspace, first: date, last: date, stored: Stored) -> list[str]:
+    start, end = max(first, stored.first_session), min(last, stored.last_session)
+    if end < start:
+        raise NoData(
+            f"No session is stored between {first} and {last}: prices run from "
+            f"{stored.first_session} to {stored.last_session}."
+        )
+    return ws.grid.keys(ws.grid.key(start), ws.grid.key(end))
+
+
+def _model_keys(ws: Workspace, keys: Sequence[str], stored: Stored) -> list[str]:
+    """The as-ofs of a backfill: the one before its first partition, and each of its partitions."""
+    before = [] if keys[0] == stored.keys[0] else [ws.grid.shift(keys[0], -1)]
+    return [*before, *keys]

@@ -1,0 +1,1 @@
+"""Prices in, numbers out: pure functions, no files, no clock, no database."""

@@ -1,0 +1,217 @@
+"""Features of a session, each known at its close: one entry a feature, one pass a symbol."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from quant_pipeline.errors import SettingsError, unknown_name
+from quant_pipeline.market import kernels as k
+from quant_pipeline.settings import IDENTIFIER, FeatureSettings
+
+Floats = npt.NDArray[np.float64]
+INPUTS = ("open", "high", "low", "close", "volume", "vwap")
+
+
+@dataclass(frozen=True)
+class SymbolBars:
+    """One symbol's adjusted bars on consecutive market sessions, NaN where it has none."""
+
+    open: Floats
+    high: Floats
+    low: Floats
+    close: Floats
+    volume: Floats
+    vwap: Floats
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A feature: its value at session t comes from the last `window` + 1 sessions up to t."""
+
+    name: str
+    formula: str
+    window: int
+    compute: Callable[[SymbolBars], Floats] = field(repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(IDENTIFIER, self.name):
+            raise SettingsError(
+                f"{self.name!r} is no feature name: a letter, then letters, digits or _, 63 at most."
+            )
+
+
+def _ratio(numerator: Floats, denominator: Floats) -> Floats:
+    """Numerator over denominator; NaN where the denominator is 0."""
+    return np.divide(
+        numerator, denominator, out=np.full_like(numerator, np.nan), where=denominator != 0
+    )
+
+
+def _candle_features() -> list[Feature]:
+    return [
+        Feature("KMID", "(close-open)/open", 0, lambda b: _ratio(b.close - b.open, b.open)),
+        Feature("KLEN", "(high-low)/open", 0, lambda b: _ratio(b.high - b.low, b.open)),
+        Feature(
+            "KUP",
+            "(high-max(open,close))/open",
+            0,
+            lambda b: _ratio(b.high - np.maximum(b.open, b.close), b.open),
+        ),
+        Feature(
+            "KLOW",
+            "(min(open,close)-low)/open",
+            0,
+            lambda b: _ratio(np.minimum(b.open, b.close) - b.low, b.open),
+        ),
+        Feature(
+            "KSFT",
+            "(2*close-high-low)/open",
+            0,
+            lambda b: _ratio(2 * b.close - b.high - b.low, b.open),
+        ),
+    ]
+
+
+def _price_features(w: int) -> dict[str, Feature]:
+    def rsv(b: SymbolBars) -> Floats:
+        low, high = k.lowest(b.low, w), k.highest(b.high, w)
+        return _ratio(b.close - low, high - low + k.EPSILON)
+
+    entries = [
+        Feature(f"ROC{w}", f"close {w} sessions ago/close", w, lambda b: _ratio(k.lag(b.close, w), b.close)),
+        Feature(f"MA{w}", f"mean(close,{w})/close", w, lambda b: _ratio(k.mean(b.close, w), b.close)),
+        Feature(f"STD{w}", f"std(close,{w})/close", w, lambda b: _ratio(k.std(b.close, w), b.close)),
+        Feature(f"MAX{w}", f"max(high,{w})/close", w, lambda b: _ratio(k.highest(b.high, w), b.close)),
+        Feature(f"MIN{w}", f"min(low,{w})/close", w, lambda b: _ratio(k.lowest(b.low, w), b.close)),
+        Feature(f"RSV{w}", f"(close-min(low,{w}))/(max(high,{w})-min(low,{w})+1e-12)", w, rsv),
+    ]
+    return {f.name: f for f in entries}
+
+
+def _volume_features(w: int) -> dict[str, Feature]:
+    entries = [
+        Feature(
+            f"CORR{w}",
+            f"corr(close,log(volume+1),{w})",
+            w,
+            lambda b: k.correlation(b.close, np.log1p(b.volume), w),
+        ),
+        Feature(
+            f"VMA{w}",
+            f"mean(volume,{w})/(volume+1e-12)",
+            w,
+            lambda b: _ratio(k.mean(b.volume, w), b.volume + k.EPSILON),
+        ),
+        Feature(
+            f"VSTD{w}",
+            f"std(volume,{w})/(volume+1e-12)",
+            w,
+            lambda b: _ratio(k.std(b.volume, w), b.volume + k.EPSILON),
+        ),
+    ]
+    return {f.name: f for f in entries}
+
+
+def _core() -> dict[str, Feature]:
+    names = (
+        "ROC5 ROC10 ROC20 ROC60 MA20 MA60 STD20 STD60 MAX20 MIN20 RSV20 RSV60 CORR20 VMA5 VMA20 VSTD20"
+    ).split()
+    rolling = {n: f for w in (5, 10, 20, 60) for n, f in (_price_features(w) | _volume_features(w)).items()}
+    momentum = Feature(
+        "MOM_12_1",
+        "close 20 sessions ago/close 250 sessions ago-1",
+        250,
+        lambda b: _ratio(k.lag(b.close, 20), k.lag(b.close, 250)) - 1.0,
+    )
+    return {f.name: f for f in [*_candle_features(), *(rolling[n] for n in names), momentum]}
+
+
+FEATURE_SETS = {"core": _core()}
+# Trivial scores to compare a model with: feature, and the sign that makes high values good.
+TRIVIAL_SCORES = {
+    "one-week reversal": ("ROC5", 1.0),
+    "12-1 momentum": ("MOM_12_1", 1.0),
+    "low volatility": ("STD60", -1.0),
+}
+
+
+def choose_features(settings: FeatureSettings) -> tuple[Feature, ...]:
+    """The features that quant.toml asks for, in canonical order."""
+    known = FEATURE_SETS[settings.set]
+    for name in (*settings.include, *settings.exclude):
+        if name not in known:
+            raise SettingsError(unknown_name("feature", name, known))
+    chosen = [f for f in known.values() if f.name not in settings.exclude]
+    if settings.include:
+        chosen = [f for f in chosen if f.name in settings.include]
+    if not chosen:
+        raise SettingsError("features.include and features.exclude leave no feature at all.")
+    return tuple(chosen)
+
+
+def look_back(features: Sequence[Feature]) -> int:
+    """Sessions before the first wanted one that must be read."""
+    return max((f.window for f in features), default=0)
+
+
+def compute_features(
+    bars: pd.DataFrame,
+    names: Sequence[str] | None = None,
+    sessions: npt.NDArray[np.datetime64] | None = None,
+) -> pd.DataFrame:
+    """Features of every bar, known at the close of its `ts`; float32, sorted by ts, symbol.
+
+    `bars` has symbol, ts and adjusted open, high, low, close, volume, vwap (a NaN is a missing
+    value). Windows count market sessions: those given, else the union of the frame's dates.
+    A missing session is skipped, never filled; a window without a value is NaN. A ratio whose
+    denominator is 0 is NaN; where the formula adds 1e-12 to it, it is large but finite.
+    """
+    known = FEATURE_SETS["core"]
+    features = [known[n] for n in names] if names is not None else list(known.values())
+    market = np.unique(bars["ts"].to_numpy("datetime64[D]")) if sessions is None else sessions
+    codes, symbols = pd.factorize(bars["symbol"], sort=True)
+    day = np.searchsorted(market, bars["ts"].to_numpy("datetime64[D]"))
+    order = np.lexsort((day, codes))
+    codes, day = codes[order], day[order]
+    columns = {name: bars[name].to_numpy(np.float64)[order] for name in INPUTS}
+    values = compute_matrix(codes, day, columns, features)
+    frame = pd.DataFrame(values, columns=[f.name for f in features])
+    frame.insert(0, "ts", market[day].astype("datetime64[s]"))
+    frame.insert(0, "symbol", np.asarray(symbols, dtype=object)[codes])
+    return frame.sort_values(["ts", "symbol"], kind="stable", ignore_index=True)
+
+
+def compute_matrix(
+    symbol: npt.NDArray[np.int64],
+    session: npt.NDArray[np.int64],
+    columns: dict[str, Floats],
+    features: Sequence[Feature],
+) -> npt.NDArray[np.float32]:
+    """Bars x features from bars sorted by (symbol code, session number)."""
+    out = np.empty((len(symbol), len(features)), np.float32)
+    for first, last in symbol_slices(symbol):
+        place = session[first:last] - session[first]
+        one = SymbolBars(**{name: spread(columns[name][first:last], place) for name in INPUTS})
+        for j, feature in enumerate(features):
+            out[first:last, j] = feature.compute(one)[place]
+    return out
+
+
+def symbol_slices(symbol: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Start and end of each run of equal symbol codes."""
+    cuts = np.flatnonzero(np.diff(symbol)) + 1
+    edges = [0, *cuts.tolist(), len(symbol)]
+    return list(zip(edges[:-1], edges[1:], strict=True)) if len(symbol) else []
+
+
+def spread(values: Floats, place: npt.NDArray[np.int64]) -> Floats:
+    """Values at their sessions, NaN at the sessions between."""
+    if place[-1] + 1 == len(place):
+        return values
+    out = np.full(int(place[-1]) + 1, np.nan)
+    out[place] = values
+    return out

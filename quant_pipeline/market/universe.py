@@ -1,0 +1,31 @@
+"""Which symbols count on a session, from what was known at its close."""
+
+import numpy as np
+import numpy.typing as npt
+
+from quant_pipeline.market import kernels as k
+from quant_pipeline.market.features import spread, symbol_slices
+from quant_pipeline.settings import UniverseSettings
+
+
+def find_members(
+    symbol: npt.NDArray[np.int64],
+    session: npt.NDArray[np.int64],
+    traded_value: npt.NDArray[np.float64],
+    first_session: npt.NDArray[np.int64],
+    spec: UniverseSettings,
+) -> npt.NDArray[np.bool_]:
+    """Tell for each bar, sorted by (symbol code, session number), whether it is in the universe.
+
+    A member has at least `min_sessions` market sessions since its first bar
+    (`first_session`, one entry a symbol code) and a median traded value of at least
+    `min_median_value` over the last `value_sessions` sessions, those without a bar counting as 0.
+    """
+    age = session - first_session[symbol] + 1
+    median = np.empty(len(symbol))
+    for first, last in symbol_slices(symbol):
+        place = session[first:last] - session[first]
+        median[first:last] = k.median_or_zero(
+            spread(traded_value[first:last], place), spec.value_sessions
+        )[place]
+    return (age >= spec.min_sessions) & (median >= spec.min_median_value)

@@ -1,0 +1,1 @@
+"""Frame in, scores out: pure functions on arrays."""

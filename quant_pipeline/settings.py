@@ -1,0 +1,257 @@
+"""Where things are (`Home`) and what the experiment is (`Settings`: quant.toml, QUANT_* variables)."""
+
+import os
+from dataclasses import dataclass
+from datetime import date
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, available_timezones
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from quant_pipeline.errors import SettingsError, unknown_name
+
+IDENTIFIER = r"^[A-Za-z][A-Za-z0-9_]{0,62}$"
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folder that holds quant.toml, data/ and models/; it may be moved as a whole."""
+
+    root: Path
+
+    @classmethod
+    def from_environment(cls) -> "Home":
+        """The folder named by QUANT_HOME, else the current one."""
+        return cls(Path(os.environ.get("QUANT_HOME") or ".").resolve())
+
+    @property
+    def settings_file(self) -> Path:
+        return self.root / "quant.toml"
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data"
+
+    @property
+    def raw(self) -> Path:
+        return self.data / "raw"
+
+    @property
+    def database(self) -> Path:
+        return self.data / "quant.duckdb"
+
+    @property
+    def published(self) -> Path:
+        return self.data / "published"
+
+    @property
+    def dagster(self) -> Path:
+        return self.data / "dagster"
+
+    @property
+    def models(self) -> Path:
+        return self.root / "models"
+
+    @property
+    def registry(self) -> Path:
+        return self.models / "registry.sqlite"
+
+
+class Section(BaseModel):
+    """A frozen table of quant.toml; a key that it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class GridSettings(Section):
+    """The one grid of as-of partitions."""
+
+    cadence: Literal["monthly", "weekly", "daily"] = "monthly"
+    start: date = date(2010, 1, 1)
+    timezone: str = "Asia/Manila"
+
+    @field_validator("timezone")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        if name not in available_timezones():
+            raise ValueError(f"no time zone {name}; names look like America/New_York")
+        return name
+
+    @property
+    def zone(self) -> ZoneInfo:
+        return ZoneInfo(self.timezone)
+
+
+class IngestSettings(Section):
+    """When a delivered value counts as the stored one."""
+
+    tolerance: float = Field(default=1e-4, gt=0, lt=0.1)
+    max_file_mib: int = Field(default=4096, gt=0)
+
+
+class SessionSettings(Section):
+    """Which dates are market sessions, decided from the past alone."""
+
+    min_share: float = Field(default=0.5, gt=0, le=1)
+    active_sessions: int = Field(default=20, ge=1)
+
+
+class UniverseSettings(Section):
+    """Which symbols are trained on, scored and judged on a session, from what was known then."""
+
+    min_sessions: int = Field(default=60, ge=1)
+    value_sessions: int = Field(default=60, ge=1)
+    min_median_value: float = Field(default=0.0, ge=0)
+
+
+class LabelSettings(Section):
+    """What becomes of a label whose symbol has no bar at the exit session."""
+
+    missing_exit: Literal["last_close", "drop"] = "last_close"
+
+
+class FeatureSettings(Section):
+    """Which features are computed."""
+
+    set: Literal["core"] = "core"
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+
+class Task(Section):
+    """One thing to predict."""
+
+    task_id: Annotated[str, Field(pattern=IDENTIFIER)]
+    kind: Literal["classification", "regression"]
+    horizon: int = Field(ge=1, le=260)
+    entry_lag: int = Field(default=1, ge=1, le=20)
+    threshold: float = 0.0
+    normalize: Literal["none", "rank"] = "none"
+
+    @property
+    def label_span(self) -> int:
+        """Sessions from a score to the session on which its label is known."""
+        return self.entry_lag + self.horizon
+
+
+class FoldSettings(Section):
+    """The validation protocol, in whole sessions."""
+
+    n_folds: int = Field(default=3, ge=1)
+    min_train_sessions: int = Field(default=240, ge=20)
+    stop_sessions: int = Field(default=60, ge=5)
+    test_sessions: int = Field(default=60, ge=5)
+    embargo_sessions: int = Field(default=0, ge=0)
+
+
+class TrainSettings(Section):
+    """How a model is fitted."""
+
+    window_sessions: int = Field(default=750, ge=100)
+    min_rows: int = Field(default=2000, ge=40)
+    max_rounds: int = Field(default=300, ge=1)
+    early_stopping_rounds: int = Field(default=30, ge=1)
+    seed: int = Field(default=20240229, ge=0, lt=2**31)
+    threads: int = Field(default=2, ge=1)
+    learning_rate: float = Field(default=0.05, gt=0, le=1)
+    num_leaves: int = Field(default=31, ge=2)
+    min_data_in_leaf: int = Field(default=200, ge=1)
+    feature_fraction: float = Field(default=0.5, gt=0, le=1)
+    bagging_fraction: float = Field(default=0.7, gt=0, le=1)
+    lambda_l2: float = Field(default=10.0, ge=0)
+
+
+class StoreSettings(Section):
+    """How long a command waits for another one that writes."""
+
+    lock_wait_seconds: float = Field(default=60.0, ge=0)
+
+
+DEFAULT_TASKS = (
+    Task(task_id="up_5d", kind="classification", horizon=5),
+    Task(task_id="ret_5d", kind="regression", horizon=5, normalize="rank"),
+)
+
+
+class Settings(BaseSettings):
+    """The whole experiment: quant.toml, overruled by variables like QUANT_TRAIN__SEED=7."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="QUANT_", env_nested_delimiter="__", frozen=True, extra="forbid"
+    )
+
+    grid: GridSettings = GridSettings()
+    ingest: IngestSettings = IngestSettings()
+    sessions: SessionSettings = SessionSettings()
+    universe: UniverseSettings = UniverseSettings()
+    label: LabelSettings = LabelSettings()
+    features: FeatureSettings = FeatureSettings()
+    tasks: tuple[Task, ...] = DEFAULT_TASKS
+    folds: FoldSettings = FoldSettings()
+    train: TrainSettings = TrainSettings()
+    store: StoreSettings = StoreSettings()
+
+    @field_validator("tasks")
+    @classmethod
+    def _ids_are_unique(cls, tasks: tuple[Task, ...]) -> tuple[Task, ...]:
+        ids = [task.task_id for task in tasks]
+        if not ids or len(ids) != len(set(ids)):
+            raise ValueError(f"needs at least one task and each task_id once, has {ids}")
+        return tasks
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    def task(self, task_id: str) -> Task:
+        """The task of that id; an unknown one is an error that names the known ones."""
+        for task in self.tasks:
+            if task.task_id == task_id:
+                return task
+        raise SettingsError(unknown_name("task", task_id, [t.task_id for t in self.tasks]))
+
+
+def load_settings(home: Home) -> Settings:
+    """Read quant.toml of a home (shipped defaults where it has none) and QUANT_* variables."""
+
+    class HomeSettings(Settings):
+        model_config = SettingsConfigDict(toml_file=home.settings_file)
+
+    try:
+        return HomeSettings()
+    except ValidationError as error:
+        raise SettingsError(_explain(error, home)) from error
+    except ValueError as error:
+        raise SettingsError(f"{home.settings_file.name} is not valid TOML: {error}") from error
+
+
+def _explain(error: ValidationError, home: Home) -> str:
+    lines = [f"{home.settings_file.name} (or a QUANT_* variable) has settings that cannot be used:"]
+    for detail in error.errors():
+        key = ".".join(str(part) for part in detail["loc"])
+        what = "unknown key" if detail["type"] == "extra_forbidden" else detail["msg"]
+        lines.append(f"  {key}: {what} (got {detail['input']!r})")
+    return "\n".join([*lines, "Each key is explained in the quant.toml that `quant init` writes."])
+
+
+def digest(*parts: Any) -> str:
+    """A short id of settings that decide a result: sections, strings or numbers, in order."""
+    text = "\n".join(
+        part.model_dump_json() if isinstance(part, BaseModel) else repr(part) for part in parts
+    )
+    return sha256(text.encode()).hexdigest()[:16]

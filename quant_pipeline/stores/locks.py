@@ -1,0 +1,59 @@
+"""A lock on a separate file: one writer at a time, or several readers, across processes."""
+
+import fcntl
+import json
+import os
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from quant_pipeline.errors import StoreBusy
+
+
+@contextmanager
+def held(path: Path, what: str, wait_seconds: float, *, shared: bool = False) -> Iterator[None]:
+    """Hold the lock file while the block runs; an exclusive holder writes its name into it.
+
+    The file is never the database itself: opening and closing that one would drop DuckDB's own
+    lock. Waits with jitter, then raises StoreBusy with the name of the holder.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        _acquire(handle, path, wait_seconds, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        if not shared:
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, json.dumps(_holder(what)).encode(), 0)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _acquire(handle: int, path: Path, wait_seconds: float, kind: int) -> None:
+    deadline = time.monotonic() + wait_seconds
+    while True:
+        try:
+            fcntl.flock(handle, kind | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise StoreBusy(
+                    f"{path.name.removesuffix('.lock')} is in use by {_describe(path)}. Waited "
+                    f"{wait_seconds:g} s; try again, or raise store.lock_wait_seconds."
+                ) from None
+            time.sleep(random.uniform(0.01, 0.1))  # noqa: S311 jitter, not a secret
+
+
+def _holder(what: str) -> dict[str, str | int]:
+    return {"pid": os.getpid(), "what": what, "since": datetime.now().strftime("%H:%M:%S")}
+
+
+def _describe(path: Path) -> str:
+    try:
+        holder = json.loads(path.read_text())
+        return f"process {holder['pid']} ({holder['what']}, since {holder['since']})"
+    except (OSError, ValueError, KeyError):
+        return "another process"

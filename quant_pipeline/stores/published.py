@@ -1,0 +1,35 @@
+"""What readers need, as Parquet under data/published/: they never wait for a writer."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from quant_pipeline.stores.model_files import write_durably
+
+
+@dataclass(frozen=True)
+class Published:
+    """A folder of `{table}/{partition}.parquet`, each replaced as a whole."""
+
+    folder: Path
+
+    def write(self, table: str, partition: str, rows: pa.Table) -> None:
+        """Replace one partition of a published table."""
+        target = self.folder / table / f"{partition}.parquet"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        buffer = io.BytesIO()
+        pq.write_table(rows, buffer, compression="zstd")
+        write_durably(target, buffer.getvalue())
+
+    def read(
+        self, table: str, where: ds.Expression | None = None, columns: list[str] | None = None
+    ) -> pa.Table | None:
+        """Rows of a published table, None if nothing of it is published yet."""
+        files = sorted((self.folder / table).glob("[!.]*.parquet"))
+        if not files:
+            return None
+        return ds.dataset(files, format="parquet").to_table(filter=where, columns=columns)

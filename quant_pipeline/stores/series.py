@@ -1,0 +1,210 @@
+"""SeriesStore: the DuckDB file with prices, features, labels, folds, predictions, outcomes."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from quant_pipeline.errors import NoData, StoreError
+from quant_pipeline.stores import schema
+from quant_pipeline.stores.locks import held
+
+Connection = duckdb.DuckDBPyConnection
+
+CONFIG: dict[str, Any] = {
+    "enable_external_access": False,
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+    "python_enable_replacements": False,
+}
+
+
+@dataclass(frozen=True)
+class SeriesStore:
+    """One DuckDB file; every connection is short, configured alike, and held under a lock."""
+
+    path: Path
+    lock_wait_seconds: float = 60.0
+
+    @contextmanager
+    def writing(self, what: str) -> Iterator[Connection]:
+        """One transaction: everything in the block is stored, or nothing."""
+        with self._locked(what), self._connected(read_only=False) as con:
+            con.execute("BEGIN TRANSACTION")
+            try:
+                yield con
+            except BaseException:
+                con.execute("ROLLBACK")
+                raise
+            con.execute("COMMIT")
+
+    @contextmanager
+    def reading(self, what: str = "reading") -> Iterator[Connection]:
+        """A read-only connection; waits for a writer."""
+        if not self.path.exists():
+            raise NoData("Nothing has been ingested yet. Run `quant ingest PATH`, or `quant demo`.")
+        with self._locked(what, shared=True), self._connected(read_only=True) as con:
+            yield con
+
+    def query(self, sql: str, parameters: Sequence[Any] = ()) -> pa.Table:
+        """The answer to one read-only query as an Arrow table."""
+        with self.reading() as con:
+            return query(con, sql, parameters)
+
+    @contextmanager
+    def _locked(self, what: str, *, shared: bool = False) -> Iterator[None]:
+        lock = self.path.with_name(self.path.name + ".lock")
+        with held(lock, what, self.lock_wait_seconds, shared=shared):
+            if not self.path.exists():
+                self._create()
+            yield
+
+    @contextmanager
+    def _connected(self, *, read_only: bool) -> Iterator[Connection]:
+        con = _connect(self.path, read_only=read_only)
+        try:
+            yield con
+        finally:
+            con.close()
+
+    def _create(self) -> None:
+        """Make the file under another name first: one killed in its first writes never opens."""
+        new = self.path.with_name(self.path.name + ".new")
+        for leftover in (new, new.with_name(new.name + ".wal")):
+            leftover.unlink(missing_ok=True)
+        con = _connect(new, read_only=False)
+        try:
+            con.execute(schema.TABLES)
+            con.execute("CHECKPOINT")
+        finally:
+            con.close()
+        os.replace(new, self.path)
+
+
+def _connect(path: Path, *, read_only: bool) -> Connection:
+    try:
+        con = duckdb.connect(str(path), read_only=read_only, config=CONFIG)
+    except duckdb.IOException as error:
+        raise StoreError(
+            f"{path.name} cannot be opened: {error}. If another program has it open, close it "
+            "there; read data/published/*.parquet instead of the database."
+        ) from error
+    con.execute("SET TimeZone='UTC'")
+    return con
+
+
+def query(con: Connection, sql: str, parameters: Sequence[Any] = ()) -> pa.Table:
+    """The answer to one query on an open connection as an Arrow table."""
+    return con.sql(sql, params=list(parameters)).to_arrow_table()
+
+
+def fetch_row(con: Connection, sql: str, parameters: Sequence[Any] = ()) -> tuple[Any, ...]:
+    """The one row of a query, drained: a half-read result would block the connection."""
+    (row,) = con.execute(sql, list(parameters)).fetchall()
+    return tuple(row)
+
+
+def insert(con: Connection, table: str, rows: pa.Table) -> None:
+    """Append rows by column name; a missing or unknown column is an error, not a NULL."""
+    wanted = columns_of(con, table)
+    if sorted(wanted) != sorted(rows.column_names):
+        raise StoreError(
+            f"Rows for {table} have columns {', '.join(rows.column_names)}, but it has "
+            f"{', '.join(wanted)}. Nothing was written."
+        )
+    con.register("incoming_rows", rows)
+    try:
+        con.execute(f"INSERT INTO {table} BY NAME SELECT * FROM incoming_rows")
+    finally:
+        con.unregister("incoming_rows")
+
+
+def replace(
+    con: Connection, table: str, rows: pa.Table, where: str, parameters: Sequence[Any]
+) -> None:
+    """Replace the rows of a slice inside the caller's transaction."""
+    con.execute(f"DELETE FROM {table} WHERE {where}", list(parameters))
+    if len(rows):
+        insert(con, table, rows)
+
+
+def digest_rows(rows: pa.Table) -> str:
+    """A sha256 over the values of rows in their order, by column."""
+    found = sha256()
+    for name in sorted(rows.column_names):
+        column = rows[name].combine_chunks()
+        found.update(name.encode())
+        if pa.types.is_string(column.type):
+            found.update("\n".join(column.to_pylist()).encode())
+        else:
+            found.update(np.ascontiguousarray(column.to_numpy(zero_copy_only=False)).tobytes())
+    return found.hexdigest()
+
+
+def columns_of(con: Connection, table: str) -> list[str]:
+    """Column names of a table in order; empty if there is no such table."""
+    rows = con.execute(
+        "SELECT column_name FROM information_schema.columns WHERE table_name = ? "
+        "AND table_schema = 'main' ORDER BY ordinal_position",
+        [table],
+    ).fetchall()
+    return [name for (name,) in rows]
+
+
+def read_sessions(con: Connection, first: date | None = None, last: date | None = None) -> pa.Table:
+    """Market sessions (ts) in time order, within dates both included."""
+    return query(
+        con,
+        "SELECT ts FROM sessions WHERE is_session AND ts >= coalesce(?, DATE '0001-01-01') "
+        "AND ts <= coalesce(?, DATE '9999-12-31') ORDER BY ts",
+        [first, last],
+    )
+
+
+def read_prices(con: Connection, first: date, last: date) -> pa.Table:
+    """Bars on sessions within dates both included, sorted by symbol, ts."""
+    return query(
+        con,
+        "SELECT symbol, ts, open, high, low, close, adj_index, volume FROM prices_daily "
+        "WHERE ts BETWEEN ? AND ? ORDER BY symbol, ts",
+        [first, last],
+    )
+
+
+def read_first_bars(con: Connection) -> dict[str, date]:
+    """Each symbol's first date with a bar."""
+    return dict(
+        con.execute("SELECT symbol, min(ts) FROM price_versions GROUP BY symbol").fetchall()
+    )
+
+
+def read_frame(
+    con: Connection,
+    task_id: str,
+    known_by: date,
+    since: date,
+    columns: Sequence[str],
+    known_from: date = date(1, 1, 1),
+) -> pa.Table:
+    """Examples of a task known by a date, from a first session on, sorted by ts, symbol."""
+    names = ", ".join(f'"{name}"' for name in columns)
+    return query(
+        con,
+        f"SELECT symbol, ts, known_at, label, fwd_return, {names} FROM training_frame "
+        "WHERE task_id = ? AND known_at <= ? AND ts >= ? AND known_at >= ? ORDER BY ts, symbol",
+        [task_id, known_by, since, known_from],
+    )
+
+
+def read_manifests(con: Connection, task_id: str) -> Mapping[str, dict[str, Any]]:
+    """The manifest rows of a task by partition."""
+    rows = query(con, "SELECT * FROM training_manifest WHERE task_id = ?", [task_id]).to_pylist()
+    return {row["partition_key"]: row for row in rows}
