@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from datetime import date
 from typing import Any
 
+import pyarrow as pa
+
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.errors import StoreError
-from quant_pipeline.stores.series import Connection, fetch_row
+from quant_pipeline.stores.series import query
 
 _IMPOSSIBLE = """
     SELECT symbol, ts FROM prices_daily WHERE ts >= ? AND ts < ? AND NOT (
@@ -30,26 +32,20 @@ def revalidate(ws: Workspace, start: date, end: date) -> None:
 
 def describe_prices(ws: Workspace, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Bars, symbols and sessions of each partition."""
+    windows = [{"key": key, "first": w[0], "after": w[1]} for key in keys for w in [ws.grid.window(key)]]
     with ws.series.reading("describing prices") as con:
-        return {key: _describe(con, *ws.grid.window(key)) for key in keys}
+        con.register("windows", pa.Table.from_pylist(windows))
+        rows = query(
+            con,
+            "SELECT key, count(*) AS rows, count(DISTINCT symbol) AS symbols, "
+            "count(DISTINCT ts) AS sessions FROM prices_daily JOIN windows "
+            "ON ts >= windows.first AND ts < windows.after GROUP BY key",
+        ).to_pylist()
+    found = {row.pop("key"): row for row in rows}
+    return {key: found.get(key, {"rows": 0, "symbols": 0, "sessions": 0}) for key in keys}
 
 
-def _describe(con: Connection, start: date, end: date) -> dict[str, Any]:
-    row = fetch_row(
-        con,
-        "SELECT count(*), count(DISTINCT symbol), count(DISTINCT ts) FROM prices_daily "
-        "WHERE ts >= ? AND ts < ?",
-        [start, end],
-    )
-    return dict(zip(("rows", "symbols", "sessions"), row, strict=True))
-
-
-def publish_coverage(ws: Workspace, keys: Sequence[str]) -> None:
-    """Put bars per session, and whether it is one, where readers find them."""
-    for key in keys:
-        rows = ws.series.query(
-            "SELECT ts, n_bars, is_session FROM sessions WHERE ts >= ? AND ts < ? ORDER BY ts",
-            list(ws.grid.window(key)),
-        )
-        if len(rows):
-            ws.published.write("coverage", key, rows)
+def publish_coverage(ws: Workspace) -> None:
+    """Put bars per date, and whether it is a session, where readers find them."""
+    rows = ws.series.query("SELECT ts, n_bars, is_session FROM sessions ORDER BY ts")
+    ws.published.write("coverage", "all", rows)

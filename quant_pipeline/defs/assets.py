@@ -49,7 +49,7 @@ def make_assets(grid: dg.TimeWindowPartitionsDefinition) -> Assets:  # noqa: C90
         """
         start, end = window(context)
         revalidate(workspace, start, end)
-        publish_coverage(workspace, context.partition_keys)
+        publish_coverage(workspace)
         described = describe_prices(workspace, context.partition_keys)
         for_each_partition(context, described)
         return dg.MaterializeResult(metadata=total(described))
