@@ -1,33 +1,7 @@
 """The Dagster code location of the home that QUANT_HOME names; workspace.yaml points here."""
 
-import warnings
-
-import dagster as dg
-from dagster import BetaWarning, PreviewWarning
-
 from quant_pipeline.chain.workspace import Workspace
-from quant_pipeline.defs.assets import make_assets
-from quant_pipeline.defs.checks import make_checks
-from quant_pipeline.defs.grid import make_partitions
-from quant_pipeline.defs.resources import make_resources
+from quant_pipeline.defs.location import make_definitions
 from quant_pipeline.settings import Home
-
-
-def make_definitions(workspace: Workspace) -> dg.Definitions:
-    """Assets, checks and resources of one home."""
-    grid = make_partitions(workspace.settings)
-    with warnings.catch_warnings():
-        # Backfill policies are "beta" and partitioned checks "preview" in Dagster 1.13; tests
-        # cover what is used of them.
-        warnings.simplefilter("ignore", BetaWarning)
-        warnings.simplefilter("ignore", PreviewWarning)
-        assets, checks = make_assets(grid).all, make_checks(grid)
-    return dg.Definitions(
-        assets=assets,
-        asset_checks=checks,
-        resources=make_resources(workspace),
-        executor=dg.in_process_executor,
-    )
-
 
 defs = make_definitions(Workspace.open(Home.from_environment()))

@@ -109,7 +109,7 @@ class UniverseSettings(Section):
 
     min_sessions: int = Field(default=60, ge=1)
     value_sessions: int = Field(default=60, ge=1)
-    min_median_value: float = Field(default=0.0, ge=0)
+    min_median_value: float = Field(default=1_000_000.0, ge=0)
 
 
 class LabelSettings(Section):

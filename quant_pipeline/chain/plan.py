@@ -141,13 +141,14 @@ def require_history(ws: Workspace, key: str, task: Task) -> None:
         n_sessions = len(read_sessions(con, None, ws.grid.asof(key)))
     youth = ws.settings.universe.min_sessions - 1
     n_known = max(n_sessions - task.label_span - youth, 0)
-    needed = spec.min_train_sessions + spec.stop_sessions + spec.n_folds * spec.test_sessions
+    gaps = 2 * (task.label_span + spec.embargo_sessions)
+    needed = spec.min_train_sessions + spec.stop_sessions + spec.n_folds * spec.test_sessions + gaps
     if n_known < needed:
         raise NotEnoughHistory(
             f"The folds need {needed} sessions (train {spec.min_train_sessions}, early stop "
-            f"{spec.stop_sessions}, test {spec.n_folds} x {spec.test_sessions}), but {task.task_id} "
-            f"has at most {n_known} known by {ws.grid.asof(key)}. Ingest more history or lower "
-            "folds.min_train_sessions."
+            f"{spec.stop_sessions}, test {spec.n_folds} x {spec.test_sessions}, purge and embargo "
+            f"{gaps}), but {task.task_id} has at most {n_known} known by {ws.grid.asof(key)}. "
+            "Ingest more history or lower folds.min_train_sessions."
         )
 
 
@@ -176,3 +177,19 @@ def missing_scores(ws: Workspace, keys: Sequence[str], tasks: Sequence[Task]) ->
                 wanted.append(key)
                 break
     return wanted
+
+
+def newest_closed(ws: Workspace, stored: Stored, day: date | None) -> str:
+    """The newest complete partition by a day: its as-of date, or its last session, is not later."""
+    closed = [k for k in stored.keys if not ws.is_open(k, stored.last_session)]
+    if day is not None:
+        with ws.series.reading("planning") as con:
+            sessions = read_sessions(con)["ts"].to_pylist()
+        last_of = {ws.grid.key(s): s for s in sessions}
+        closed = [k for k in closed if min(ws.grid.asof(k), last_of.get(k, date.max)) <= day]
+    if not closed:
+        raise NoData(
+            f"No complete window ends by {day or stored.last_session}: prices run from "
+            f"{stored.first_session} to {stored.last_session}. Only complete windows train."
+        )
+    return closed[-1]

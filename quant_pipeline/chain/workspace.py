@@ -4,15 +4,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from typing import TYPE_CHECKING
 
 from quant_pipeline.errors import GateError, NoData
-from quant_pipeline.market.features import Feature, choose_features
 from quant_pipeline.market.grid import Grid
 from quant_pipeline.settings import Home, Settings, Task, digest, load_settings
 from quant_pipeline.stores.meta import Batch, MetaStore, utc_now
 from quant_pipeline.stores.model_files import ModelFiles
 from quant_pipeline.stores.published import Published
 from quant_pipeline.stores.series import Connection, SeriesStore, fetch_row, read_sessions
+
+if TYPE_CHECKING:
+    from quant_pipeline.market.features import Feature
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,9 @@ class Workspace:
         )
 
     @property
-    def features(self) -> tuple[Feature, ...]:
+    def features(self) -> "tuple[Feature, ...]":
+        from quant_pipeline.market.features import choose_features  # numba, only when needed
+
         return choose_features(self.settings.features)
 
     @property

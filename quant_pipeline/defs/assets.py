@@ -85,7 +85,7 @@ def make_assets(grid: dg.TimeWindowPartitionsDefinition) -> Assets:  # noqa: C90
               backfill_policy=BULK, deps=[features_daily, labels])  # fmt: skip
     def training_frame(context: dg.AssetExecutionContext, workspace: WorkspaceParam) -> dg.MaterializeResult[None]:
         """An example that became trainable in the partition: a view, and one manifest a task."""
-        manifests = write_manifests(workspace, context.partition_keys, context.run_id)
+        manifests = write_manifests(workspace, context.partition_keys, context.run.run_id)
         described: dict[str, dict[str, Any]] = {}
         for row in manifests:
             described.setdefault(row["partition_key"], {}).update(
@@ -105,7 +105,7 @@ def make_assets(grid: dg.TimeWindowPartitionsDefinition) -> Assets:  # noqa: C90
         if is_open(context, workspace):
             return
         tasks = workspace.tasks(config.task_ids)
-        rows = [row for task in tasks for row in write_folds(workspace, key, task, context.run_id)]
+        rows = [row for task in tasks for row in write_folds(workspace, key, task, context.run.run_id)]
         yield dg.MaterializeResult(metadata={"folds": len(rows), "windows": markdown(rows)})
 
     @dg.asset(partitions_def=grid, group_name="learning", kinds={"lightgbm"}, pool="training",
@@ -119,7 +119,7 @@ def make_assets(grid: dg.TimeWindowPartitionsDefinition) -> Assets:  # noqa: C90
         refused, described = [], {}
         for task in workspace.tasks(config.task_ids):
             try:
-                model = train_or_refuse(workspace, context.partition_key, task, context.run_id)
+                model = train_or_refuse(workspace, context.partition_key, task, context.run.run_id)
             except (DegenerateData, NotEnoughHistory) as error:
                 refused.append(error)  # one task's refusal must not cost the others their model
                 continue
@@ -140,7 +140,7 @@ def make_assets(grid: dg.TimeWindowPartitionsDefinition) -> Assets:  # noqa: C90
         described: dict[str, dict[str, Any]] = {}
         for key in context.partition_keys:
             for task in workspace.tasks(config.task_ids):
-                scored = score_partition(workspace, key, task, context.run_id)
+                scored = score_partition(workspace, key, task, context.run.run_id)
                 if scored.n_different:
                     context.log.error(
                         f"{scored.n_different} stored scores of {task.task_id} in {key} would come "
@@ -162,7 +162,7 @@ def make_assets(grid: dg.TimeWindowPartitionsDefinition) -> Assets:  # noqa: C90
         keys = list(context.partition_keys)
         described: dict[str, dict[str, Any]] = {key: {} for key in keys}
         for task in workspace.tasks(config.task_ids):
-            rows = write_outcomes(workspace, keys, task, context.run_id)
+            rows = write_outcomes(workspace, keys, task, context.run.run_id)
             for key in keys:
                 mine = [r for r in rows if workspace.grid.key(r["known_at"]) == key]
                 described[key][f"{task.task_id}/sessions"] = len(mine)

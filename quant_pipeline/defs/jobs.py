@@ -21,7 +21,7 @@ from quant_pipeline.chain.plan import (
     stale_data,
 )
 from quant_pipeline.chain.workspace import Workspace
-from quant_pipeline.definitions import make_definitions
+from quant_pipeline.defs.location import make_definitions
 from quant_pipeline.defs.instance import open_instance
 from quant_pipeline.errors import DegenerateData, NoData, NotEnoughHistory
 from quant_pipeline.settings import Task
@@ -143,14 +143,20 @@ def plan_backfill(
 
 
 def backfill(
-    runner: Runner, first: date, last: date, tasks: Sequence[Task], select: Sequence[str] = ()
+    runner: Runner,
+    first: date,
+    last: date,
+    tasks: Sequence[Task],
+    select: Sequence[str] = (),
+    *,
+    dry_run: bool = False,
 ) -> Backfilled:
     """Fill history, train the missing models, score: what is done and unchanged is skipped."""
     ws = runner.workspace
     stored = read_stored(ws)
     keys = _keys_between(ws, first, last, stored)
     if select:
-        for asset in select:
+        for asset in () if dry_run else select:
             _materialize_selected(runner, asset, keys, tasks)
         return Backfilled(data={asset: keys for asset in select})
     done = Backfilled(data=fill_data(runner, stored))

@@ -1,0 +1,29 @@
+"""All definitions of one home, put together."""
+
+import warnings
+
+import dagster as dg
+from dagster import BetaWarning, PreviewWarning
+
+from quant_pipeline.chain.workspace import Workspace
+from quant_pipeline.defs.assets import make_assets
+from quant_pipeline.defs.checks import make_checks
+from quant_pipeline.defs.grid import make_partitions
+from quant_pipeline.defs.resources import make_resources
+
+
+def make_definitions(workspace: Workspace) -> dg.Definitions:
+    """Assets, checks and resources of one home."""
+    grid = make_partitions(workspace.settings)
+    with warnings.catch_warnings():
+        # Backfill policies are "beta" and partitioned checks "preview" in Dagster 1.13; tests
+        # cover what is used of them.
+        warnings.simplefilter("ignore", BetaWarning)
+        warnings.simplefilter("ignore", PreviewWarning)
+        assets, checks = make_assets(grid).all, make_checks(grid)
+    return dg.Definitions(
+        assets=assets,
+        asset_checks=checks,
+        resources=make_resources(workspace),
+        executor=dg.in_process_executor,
+    )

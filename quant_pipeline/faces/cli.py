@@ -1,0 +1,368 @@
+"""The command line: thin, lazy, plain; every command says with an example what it does."""
+
+import sys
+from datetime import date, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from quant_pipeline.errors import QuantError, SettingsError
+from quant_pipeline.faces.output import cell, emit, parse_day, print_table, progress, say
+
+if TYPE_CHECKING:
+    from quant_pipeline.chain.workspace import Workspace
+    from quant_pipeline.settings import Task
+
+app = typer.Typer(
+    help="Daily prices in, daily out-of-sample stock scores out. Works in QUANT_HOME (default: "
+    "the current folder).",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+)
+models_app = typer.Typer(help="Trained models.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(models_app, name="models")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Day = Annotated[date | None, typer.Option(parser=parse_day, metavar="DATE")]
+TaskId = Annotated[str | None, typer.Option("--task", help="Only this task.")]
+
+
+def main() -> None:
+    """Run a command; an error that the user can mend is one message and exit code 1."""
+    try:
+        app()
+    except QuantError as error:
+        sys.exit(f"Error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("Stopped. What was finished is kept; the same command goes on from there.")
+    except Exception as error:  # Dagster wraps some errors of ours
+        mine = _own_cause(error)
+        if mine is None:
+            raise
+        sys.exit(f"Error: {mine}")
+
+
+def _own_cause(error: BaseException) -> QuantError | None:
+    cause = error.__cause__ or error.__context__
+    while cause is not None:
+        if isinstance(cause, QuantError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def open_workspace() -> "Workspace":
+    """The home that QUANT_HOME names, which must have been made by `quant init`."""
+    from quant_pipeline.chain.workspace import Workspace
+    from quant_pipeline.settings import Home
+
+    home = Home.from_environment()
+    if not home.settings_file.exists():
+        raise SettingsError(
+            f"{home.root} has no quant.toml, so it is no home of quant_pipeline. "
+            "Run `quant init` there, or set QUANT_HOME."
+        )
+    return Workspace.open(home)
+
+
+def chosen(ws: "Workspace", task_id: str | None) -> list["Task"]:
+    """The named task, or all."""
+    return ws.tasks([task_id] if task_id else [])
+
+
+@app.command()
+def init(
+    folder: Annotated[Path | None, typer.Argument(help="The folder; QUANT_HOME if none.")] = None,
+) -> None:
+    """Make a home: quant.toml with every setting explained, data/ and models/.
+
+    Example: quant init ~/research/us
+    """
+    from quant_pipeline.defs.instance import prepare, template
+    from quant_pipeline.settings import Home
+
+    home = Home(folder.resolve()) if folder else Home.from_environment()
+    home.data.mkdir(parents=True, exist_ok=True)
+    home.models.mkdir(exist_ok=True)
+    is_new = not home.settings_file.exists()
+    if is_new:
+        home.settings_file.write_text(template("quant.toml"))
+    prepare(home)
+    typer.echo(f"{'Made' if is_new else 'Kept'} {home.settings_file}")
+    typer.echo("Next: set grid.start and grid.timezone in it, then `quant ingest PATH`.")
+
+
+@app.command()
+def fetch(
+    source: Annotated[str, typer.Argument(help="What to download: pse.")],
+    as_json: Json = False,
+) -> None:
+    """Download sample data: pse is the Philippine market, 257 stocks from 2010 to 2021.
+
+    Example: quant fetch pse
+    """
+    import pyarrow.parquet as pq
+
+    from quant_pipeline.errors import unknown_name
+    from quant_pipeline.settings import Home
+    from quant_pipeline.stores.pse import fetch_pse
+
+    if source != "pse":
+        raise SettingsError(unknown_name("source", source, ["pse"]))
+    path = fetch_pse(Home.from_environment().raw)
+    n_rows = pq.ParquetFile(path).metadata.num_rows
+    found = {"path": str(path), "rows": n_rows}
+    emit(found, as_json, lambda: typer.echo(f"{n_rows:,} rows in {path}"))
+
+
+@app.command()
+def ingest(
+    paths: Annotated[list[Path], typer.Argument(help="CSV, CSV.gz or Parquet files, or folders.")],
+    column: Annotated[
+        list[str] | None, typer.Option(help="Name a column of the files, like close=px_last.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Store daily prices: new and restated rows; the rest is counted or rejected by reason.
+
+    Example: quant ingest prices/ --column close=px_last
+    """
+    from quant_pipeline.faces.ingesting import ingest_and_report, show_report
+
+    ws = open_workspace()
+    pairs = [text.partition("=") for text in column or []]
+    for name, _, given in pairs:
+        if not given:
+            raise typer.BadParameter(f"--column {name}: write it as close=px_last")
+    with progress() as tell:
+        report = ingest_and_report(ws, paths, {name: given for name, _, given in pairs}, tell)
+    emit(vars(report), as_json, lambda: show_report(report))
+    if report.problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+def status(as_json: Json = False) -> None:
+    """Tell what is stored, what is stale and why, and what to type next.
+
+    Example: quant status
+    """
+    from quant_pipeline.faces.status import find_status, show_status
+
+    found = find_status(open_workspace())
+    emit(found, as_json, lambda: show_status(found))
+
+
+@app.command()
+def train(asof: Day = None, task: TaskId = None, as_json: Json = False) -> None:
+    """Train the models of one as-of date (default: the newest complete window).
+
+    Fills missing or stale features, labels and frames first.
+
+    Example: quant train --asof 2021-10-31 --task up_5d
+    """
+    from quant_pipeline.chain.plan import newest_closed, read_stored
+    from quant_pipeline.defs.jobs import Runner, fill_data
+    from quant_pipeline.defs.jobs import train as train_keys
+    from quant_pipeline.errors import NotEnoughHistory
+
+    ws = open_workspace()
+    tasks = chosen(ws, task)
+    stored = read_stored(ws)
+    key = newest_closed(ws, stored, asof)
+    say(f"As-of partition {key}, as of {ws.grid.asof(key)}.")
+    with progress() as tell, Runner.open(ws, tell) as runner:
+        fill_data(runner, stored)
+        refused = train_keys(runner, [key], tasks)
+    if refused:
+        raise NotEnoughHistory(refused[key])
+    ids = {t.task_id for t in tasks}
+    rows = [model_row(m) for m in ws.meta.models() if m.partition_key == key and m.task_id in ids]
+    emit(rows, as_json, lambda: print_table(rows, MODEL_COLUMNS))
+
+
+@app.command()
+def score(
+    asof: Day = None,
+    from_: Annotated[date | None, typer.Option("--from", parser=parse_day, metavar="DATE")] = None,
+    to: Day = None,
+    task: TaskId = None,
+    model: Annotated[str | None, typer.Option(help="This model, kept apart as shadow.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Score sessions with the champion of their partition (default: the newest partition).
+
+    --asof D scores every stored session after D. Models of windows that were completed meanwhile
+    are trained first, as the daily job does. A model named with --model scores only sessions
+    after its own as-of date, apart from the predictions.
+
+    Example: quant score --from 2021-12-01 --to 2021-12-15
+    """
+    from quant_pipeline.faces.scoring import score_sessions, score_with_model
+
+    ws = open_workspace()
+    tasks = chosen(ws, task)
+    if asof is not None:
+        if from_ is not None:
+            raise typer.BadParameter("give --asof or --from, not both")
+        from_ = asof + timedelta(days=1)
+    with progress() as tell:
+        if model:
+            rows = [score_with_model(ws, model, from_, to, tell)]
+        else:
+            rows = score_sessions(ws, from_, to, tasks, tell)
+    emit(rows, as_json, lambda: print_table(rows))
+
+
+@app.command()
+def backfill(
+    from_: Annotated[date, typer.Option("--from", parser=parse_day, metavar="DATE")],
+    to: Annotated[date, typer.Option(parser=parse_day, metavar="DATE")],
+    task: TaskId = None,
+    select: Annotated[str | None, typer.Option(help="Only these assets, comma-separated.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what is to do.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Walk forward over a range: fill history, train each as-of, score each partition.
+
+    What is done and unchanged is skipped, so the same command goes on where it was stopped.
+
+    Example: quant backfill --from 2020-01-01 --to 2021-12-15
+    """
+    from quant_pipeline.faces.scoring import run_backfill, show_backfill
+
+    ws = open_workspace()
+    assets = [a for a in (select or "").split(",") if a]
+    with progress() as tell:
+        found = run_backfill(ws, from_, to, chosen(ws, task), assets, dry_run, tell)
+    emit(vars(found), as_json, lambda: show_backfill(found, dry_run))
+
+
+@app.command()
+def predictions(
+    task: TaskId = None,
+    ts: Day = None,
+    from_: Annotated[date | None, typer.Option("--from", parser=parse_day, metavar="DATE")] = None,
+    to: Day = None,
+    symbol: Annotated[str | None, typer.Option(help="Only this symbol.")] = None,
+    top: Annotated[int | None, typer.Option(min=1, help="The K best of each session.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show stored scores (default: the newest session), best first.
+
+    Example: quant predictions --task ret_5d --ts 2021-12-15 --top 5
+    """
+    from quant_pipeline.faces.reading import read_predictions
+
+    ws = open_workspace()
+    if task:
+        ws.settings.task(task)
+    rows = read_predictions(ws, task=task, first=ts or from_, last=ts or to, symbol=symbol, top=top)
+    columns = {
+        "ts": "session", "task_id": "task", "symbol": "symbol", "score": "score",
+        "score_percentile": "percentile", "asof": "model as of", "model": "model",
+        "origin": "origin",
+    }  # fmt: skip
+    shown = [{**row, "model": row["model_id"][:12]} for row in rows]
+    emit(rows, as_json, lambda: print_table(shown, columns))
+
+
+MODEL_COLUMNS = {
+    "model": "model", "task_id": "task", "asof": "as of", "status": "status", "rows": "rows",
+    "rounds": "rounds", "rank_ic": "RankIC", "rank_ic_se": "± s.e.", "accuracy": "accuracy",
+    "accuracy_base": "base", "auc": "AUC",
+}  # fmt: skip
+
+
+def model_row(model: Any) -> dict[str, Any]:
+    """A model in one line; metrics are of its folds' test windows."""
+    names = ("ic", "ic_se", "rank_ic", "rank_ic_se", "accuracy", "accuracy_base", "precision",
+             "base_rate", "auc")  # fmt: skip
+    return {
+        "model": model.model_id[:12], "model_id": model.model_id, "task_id": model.task_id,
+        "asof": model.asof.isoformat(), "status": model.status, "rows": model.n_rows,
+        "rounds": model.rounds, **{n: model.metrics.get(n) for n in names},
+    }  # fmt: skip
+
+
+@models_app.command("list")
+def list_models(task: TaskId = None, as_json: Json = False) -> None:
+    """List the trained models, oldest as-of first; metrics are of their test windows.
+
+    Example: quant models list --task up_5d
+    """
+    ws = open_workspace()
+    if task:
+        ws.settings.task(task)
+    rows = [model_row(m) for m in ws.meta.models(task)]
+
+    def show() -> None:
+        print_table(rows, MODEL_COLUMNS)
+        if not rows:
+            typer.echo("No model has been trained yet. Run `quant train`, or `quant demo`.")
+
+    emit(rows, as_json, show)
+
+
+@models_app.command("show")
+def show_model(
+    model_id: Annotated[str, typer.Argument(help="An id or a unique beginning of one.")],
+    as_json: Json = False,
+) -> None:
+    """Show everything that is recorded of one model.
+
+    Example: quant models show 3f9a
+    """
+    ws = open_workspace()
+    model = ws.meta.model(model_id)
+    dumped = model.model_dump(mode="json")
+    data = {name: dumped[name] for name in type(model).model_fields}
+
+    def show() -> None:
+        for name, value in data.items():
+            if name == "fold_metrics":
+                typer.echo("folds:")
+                names = ("fold", "train_start", "stop_start", "test_start", "test_end", "n_train",
+                         "n_purged", "rounds", "rank_ic", "rank_ic_se")  # fmt: skip
+                print_table([{n: fold.get(n) for n in names} for fold in value])
+            elif isinstance(value, dict):
+                typer.echo(f"{name}: " + ", ".join(f"{k} {cell(v)}" for k, v in value.items()))
+            elif isinstance(value, list):
+                typer.echo(f"{name}: " + ", ".join(str(v) for v in value))
+            else:
+                typer.echo(f"{name}: {cell(value)}")
+
+    emit(data, as_json, show)
+
+
+@app.command()
+def demo(as_json: Json = False) -> None:
+    """Walk the Philippine market forward and compare the scores with chance and trivial ones.
+
+    Example: quant demo
+    """
+    from quant_pipeline.faces.demo import run_demo, show_demo
+
+    with progress() as tell:
+        found = run_demo(tell)
+    emit(found, as_json, lambda: show_demo(found))
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 3000,
+) -> None:
+    """Open the Dagster web UI of this home, with the daemon that runs what it starts.
+
+    Example: quant ui --port 3001
+    """
+    from quant_pipeline.faces.server import serve
+
+    serve(open_workspace().home, port)
+
+
+if __name__ == "__main__":
+    main()

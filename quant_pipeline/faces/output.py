@@ -1,0 +1,102 @@
+"""How results, progress and errors reach people and programs."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import date
+from typing import Any
+
+import typer
+
+Row = Mapping[str, Any]
+
+
+def emit(data: Any, as_json: bool, show: Callable[[], None]) -> None:
+    """Print data as JSON for programs, or let `show` print it for people."""
+    if as_json:
+        typer.echo(json.dumps(data, default=str, allow_nan=False, indent=2))
+    else:
+        show()
+
+
+def print_table(rows: Sequence[Row], columns: Mapping[str, str] | None = None) -> None:
+    """Rows as aligned text: numbers to the right, a missing value as a dash.
+
+    `columns` maps keys to headings, in order; all keys of the first row if it is not given.
+    """
+    if not rows:
+        return
+    shown = columns or {key: key for key in rows[0]}
+    cells = [[cell(row.get(key)) for key in shown] for row in rows]
+    is_number = [all(isinstance(row.get(k), int | float | None) for row in rows) for k in shown]
+    heads = list(shown.values())
+    widths = [max(len(line[i]) for line in [heads, *cells]) for i in range(len(heads))]
+    for line in [heads, *cells]:
+        parts = [
+            text.rjust(w) if right else text.ljust(w)
+            for text, w, right in zip(line, widths, is_number, strict=True)
+        ]
+        typer.echo("  ".join(parts).rstrip())
+
+
+def cell(value: Any) -> str:
+    """One value for people."""
+    if value is None or value != value:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return str(value)
+
+
+def say(text: str = "") -> None:
+    """Tell a person how things go, apart from results."""
+    typer.echo(text, err=True)
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Tell what is being done: a bar on a terminal, plain lines elsewhere; on stderr."""
+    if not sys.stderr.isatty():
+        yield _plain_progress()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        bar = bars.add_task("starting", total=None)
+
+        def tell(what: str, done: int, total: int) -> None:
+            bars.update(bar, description=what, completed=done, total=total)
+
+        yield tell
+
+
+def _plain_progress() -> Callable[[str, int, int], None]:
+    began = time.monotonic()
+
+    def tell(what: str, done: int, total: int) -> None:
+        if done < total:
+            count = f" ({done + 1} of {total})" if total > 1 else ""
+            say(f"[{time.monotonic() - began:5.0f} s] {what}{count}")
+
+    return tell
+
+
+def parse_day(text: str) -> date:
+    """A date as YYYY-MM-DD; anything else is wrong usage."""
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no date; write it as 2021-11-30") from None
