@@ -4,6 +4,8 @@ import hashlib
 import math
 import platform
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache
 from importlib.metadata import version
@@ -104,7 +106,15 @@ def _rows_from(e: Examples, first: int) -> Examples:
 
 
 def write_folds(ws: Workspace, key: str, task: Task, run_id: str = "") -> list[dict[str, Any]]:
-    """Cut the training window of a closed partition into folds, and store them."""
+    """Cut the training window of a closed partition into folds, and store them.
+
+    Raises NotEnoughHistory, recorded as a refusal, if they do not fit.
+    """
+    with _recording_refusal(ws, key, task, run_id):
+        return _write_folds(ws, key, task, run_id)
+
+
+def _write_folds(ws: Workspace, key: str, task: Task, run_id: str) -> list[dict[str, Any]]:
     ws.require_closed(key)
     with ws.series.reading("folds") as con:
         require_frame(ws, con, key, task)
@@ -159,8 +169,14 @@ def train_or_refuse(ws: Workspace, key: str, task: Task, run_id: str = "") -> Mo
     Data from which no usable model can come is recorded as a refusal, so that the incumbent
     may serve the next partition, and the error goes on to the caller.
     """
-    try:
+    with _recording_refusal(ws, key, task, run_id):
         return _train(ws, key, task, run_id)
+
+
+@contextmanager
+def _recording_refusal(ws: Workspace, key: str, task: Task, run_id: str) -> Iterator[None]:
+    try:
+        yield
     except (DegenerateData, NotEnoughHistory) as error:
         ws.meta.add_refusal(
             Refusal(
@@ -178,9 +194,10 @@ def _train(ws: Workspace, key: str, task: Task, run_id: str) -> Model:
         examples, fingerprint = read_examples(ws, con, key, task)
         folds = read_folds(con, key, task.task_id)
         batch_id = price_batch_id(con)
-    if not folds:
+    if folds != make_folds(np.unique(examples.ts), ws.settings.folds, task.label_span):
         raise GateError(
-            f"walkforward_folds has no fold of {task.task_id} for {key}. "
+            f"walkforward_folds has {len(folds)} folds of {task.task_id} for {key}, which are not "
+            "those that today's data and quant.toml ask for. "
             f"Run `quant train --asof {ws.grid.asof(key)}`."
         )
     trained = train_model(examples, folds, task, ws.settings.train)

@@ -104,8 +104,16 @@ def make_assets(grid: dg.TimeWindowPartitionsDefinition) -> Assets:  # noqa: C90
         key = context.partition_key
         if is_open(context, workspace):
             return
-        tasks = workspace.tasks(config.task_ids)
-        rows = [row for task in tasks for row in write_folds(workspace, key, task, context.run.run_id)]
+        refused, rows = [], []
+        for task in workspace.tasks(config.task_ids):
+            try:
+                rows += write_folds(workspace, key, task, context.run.run_id)
+            except NotEnoughHistory as error:
+                refused.append(error)  # a long horizon must not cost the others their folds
+        if refused and not rows:
+            raise refused[0]
+        for error in refused:
+            context.log.error(str(error))
         yield dg.MaterializeResult(metadata={"folds": len(rows), "windows": markdown(rows)})
 
     @dg.asset(partitions_def=grid, group_name="learning", kinds={"lightgbm"}, pool="training",
@@ -116,7 +124,8 @@ def make_assets(grid: dg.TimeWindowPartitionsDefinition) -> Assets:  # noqa: C90
         """One trained model a task, from everything known by the as-of date."""
         if is_open(context, workspace):
             return
-        refused, described = [], {}
+        refused: list[Exception] = []
+        described: dict[str, Any] = {}
         for task in workspace.tasks(config.task_ids):
             try:
                 model = train_or_refuse(workspace, context.partition_key, task, context.run.run_id)
@@ -204,9 +213,13 @@ def split(
 def for_each_partition(
     context: dg.AssetExecutionContext, described: dict[str, dict[str, Any]]
 ) -> None:
-    """Metadata for each partition of a run that fills several."""
+    """Metadata for each partition of a run that fills several; what is not known is left out.
+
+    GraphQL has no NaN: the web UI would show an error instead of the partition.
+    """
     for key, metadata in described.items():
-        context.add_asset_metadata(metadata, partition_key=key)
+        known = {k: v for k, v in metadata.items() if v == v}  # noqa: PLR0124 NaN differs from itself
+        context.add_asset_metadata(known, partition_key=key)
 
 
 def total(described: dict[str, dict[str, Any]]) -> dict[str, Any]:

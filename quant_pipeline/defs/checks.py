@@ -81,7 +81,8 @@ def make_checks(
         context: dg.AssetCheckExecutionContext, workspace: WorkspaceParam
     ) -> dg.AssetCheckResult:
         """Every score of the partition is by a model of its task, as of before its session."""
-        start, end = workspace.grid.window(newest_key(context))
+        keys = context.op_execution_context.partition_keys
+        start, end = workspace.grid.window(keys[0])[0], workspace.grid.window(keys[-1])[1]
         models = {m.model_id: m for m in workspace.meta.models()}
         pairs = workspace.series.query(
             'SELECT DISTINCT model_id, task_id, "asof", min(ts) AS first_ts FROM predictions '

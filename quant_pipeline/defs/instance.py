@@ -1,6 +1,9 @@
 """The home's Dagster instance: the same one for `quant` and for the web UI."""
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
@@ -39,3 +42,46 @@ def open_instance(home: Home) -> "DagsterInstance":
 
     with held(home.data / "dagster.lock", "opening Dagster", 60):
         return DagsterInstance.get()
+
+
+@contextmanager
+def alive(home: Home, run_id: str) -> Iterator[None]:
+    """Hold a lock named like a run while it lasts; a killed process leaves the file unlocked."""
+    folder = home.dagster / "alive"
+    folder.mkdir(parents=True, exist_ok=True)
+    path, new = folder / run_id, folder / f".{run_id}"
+    handle = os.open(new, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        new.rename(path)  # under its name it is never seen unlocked
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def bury_dead_runs(instance: "DagsterInstance", home: Home) -> list[str]:
+    """Report runs whose process was killed as failed, and free the pools that they hold.
+
+    Dagster does neither for runs outside its launcher: the next run would wait for ever.
+    """
+    dead = []
+    for path in sorted((home.dagster / "alive").glob("[!.]*")):
+        try:
+            handle = os.open(path, os.O_RDWR)
+        except FileNotFoundError:
+            continue  # it ended just now
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        else:
+            run = instance.get_run_by_id(path.name)
+            if run is not None and not run.is_finished:
+                instance.report_run_failed(run, "The process of this run was killed.")
+            instance.event_log_storage.free_concurrency_slots_for_run(path.name)
+            path.unlink(missing_ok=True)
+            dead.append(path.name)
+        finally:
+            os.close(handle)
+    return dead

@@ -22,7 +22,7 @@ from quant_pipeline.chain.plan import (
 )
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.defs.location import make_definitions
-from quant_pipeline.defs.instance import open_instance
+from quant_pipeline.defs.instance import bury_dead_runs, open_instance
 from quant_pipeline.errors import DegenerateData, NoData, NotEnoughHistory
 from quant_pipeline.settings import Task
 
@@ -48,6 +48,7 @@ class Runner:
     def open(cls, workspace: Workspace, progress: Progress = quiet) -> Iterator["Runner"]:
         """A runner on the home's instance."""
         with open_instance(workspace.home) as instance:
+            bury_dead_runs(instance, workspace.home)
             definitions = make_definitions(workspace)
             job = definitions.resolve_implicit_global_asset_job_def()
             yield cls(workspace, instance, job, progress)

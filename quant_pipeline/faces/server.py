@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+from importlib.resources import files
 
 from quant_pipeline.defs.instance import open_instance, prepare
 from quant_pipeline.errors import StoreBusy
@@ -19,11 +20,14 @@ def serve(home: Home, port: int) -> None:
     """Serve until stopped; a second server on one home is refused."""
     _require_free(port)
     with held(home.data / "ui.lock", f"quant ui on port {port}", 0):
-        environment = {**os.environ, **prepare(home)}
+        # `dagster dev` advises a tool for deployments that this one does not need.
+        quiet = "ignore:Function `dev_command` is superseded"
+        environment = {"PYTHONWARNINGS": quiet, **os.environ, **prepare(home)}
         with open_instance(home):
             pass  # makes its storage before several processes of the server would at once
         say(f"Dagster on http://{HOST}:{port} (Ctrl-C stops it).")
-        command = [sys.executable, "-m", "dagster", "dev", "-m", "quant_pipeline.definitions",
+        workspace = str(files("quant_pipeline") / "templates" / "workspace.yaml")
+        command = [sys.executable, "-m", "dagster", "dev", "-w", workspace,
                    "-h", HOST, "-p", str(port)]  # fmt: skip
         process = subprocess.Popen(command, env=environment, cwd=home.root)
         signal.signal(signal.SIGTERM, lambda *_: process.terminate())

@@ -6,13 +6,15 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Bars:
-    """Bars of one symbol in time order; `ts` are day numbers, `index` the forward-adjusted close."""
+    """Bars of one symbol in time order; `ts` are day numbers, `index` the adjusted close."""
 
-    ts: npt.NDArray[np.int64]
+    ts: Ints
     open: Floats
     high: Floats
     low: Floats
@@ -39,29 +41,44 @@ def merge_delivery(stored: Bars, given: Bars, tolerance: float) -> Merged:
     `given.index` holds the delivered adj_close (NaN where there is none: then close counts).
     Each session's gross return is the ratio of two values within one delivery, so a vendor
     who rescales the whole past by a constant changes nothing; the index runs forward from the
-    first bar, which starts at its close. Rows are compared free of scale: gross return,
-    open, high and low over close, and traded value; within `tolerance` (relative) the stored row
-    stays, bit for bit. A bar that the delivery omits stays too, and one that is put in between keeps
-    the index before and after it consistent. Only rows whose values change are returned.
+    first bar ever delivered, which starts at its close. Rows are compared free of scale: gross
+    return, open, high and low over close, and traded value; within `tolerance` (relative) the
+    stored row stays, bit for bit. A bar that the delivery omits stays too, and bars that are put
+    before or between stored ones are tied to these: theirs keep their index. After a correction
+    the index returns to the stored values as soon as the delivery agrees with them again.
+
+    A delivery hangs on its first bar that is stored in the same shape. If it shares none, closes
+    link it to the stored bar before it (else after it), and a dividend or split there is missed.
+    `stored` may lack bars older than the one before the delivery. Only rows whose values change
+    are returned; n_new + n_restated + n_unchanged are the delivered rows.
     """
     ts = np.union1d(stored.ts, given.ts)
     s = _positions(stored.ts, ts)
     g = _positions(given.ts, ts)
-    index, is_material = _run_index(stored, given, s, g, tolerance)
     is_new = s < 0
     is_both = (s >= 0) & (g >= 0)
-    is_material |= is_both & _shape_differs(stored, given, s, g, tolerance)
+    shape_change = _shape_change(stored, given, s, g)
+    index, is_material = _run_index(stored, given, s, g, shape_change, tolerance)
+    is_material |= is_both & ~_is_same(shape_change, tolerance)
+    is_material |= is_both & _value_differs(stored, given, s, g, tolerance)
     is_moved = ~is_new & (index != _at(stored.index, s))
     write = is_new | is_material | is_moved
     take_given = is_new | is_material
     is_rebased = is_both & ~is_material & _level_differs(stored, given, s, g, tolerance)
 
-    def pick(name: str) -> Floats:
-        old, new = getattr(stored, name), getattr(given, name)
-        values = np.where(take_given, _at(new, g), _at(old, s))
-        return values[write]
+    def pick(old: Floats, new: Floats) -> Floats:
+        values: Floats = np.where(take_given, _at(new, g), _at(old, s))[write]
+        return values
 
-    bars = Bars(ts[write], *(pick(n) for n in ("open", "high", "low", "close", "volume")), index[write])
+    bars = Bars(
+        ts=ts[write],
+        open=pick(stored.open, given.open),
+        high=pick(stored.high, given.high),
+        low=pick(stored.low, given.low),
+        close=pick(stored.close, given.close),
+        volume=pick(stored.volume, given.volume),
+        index=index[write],
+    )
     return Merged(
         bars=bars,
         n_new=int(is_new.sum()),
@@ -73,93 +90,112 @@ def merge_delivery(stored: Bars, given: Bars, tolerance: float) -> Merged:
 
 
 def _run_index(
-    stored: Bars, given: Bars, s: npt.NDArray[np.int64], g: npt.NDArray[np.int64], tolerance: float
-) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    stored: Bars, given: Bars, s: Ints, g: Ints, shape_change: Floats, tolerance: float
+) -> tuple[Floats, Bools]:
     """The index at each date of the union, and which stored rows' returns differ materially."""
-    if not len(stored.ts):
-        return _fresh_index(given), np.zeros(len(s), np.bool_)
-    has_adjusted = ~np.isnan(given.index)
-    level = np.where(has_adjusted, given.index, given.close)
-    index = np.empty(len(s))
     is_material = np.zeros(len(s), np.bool_)
-    last_g = last_s = -1  # positions in `given` and `stored` of the last row seen of each
-    at_g = at_s = np.nan  # the index at those rows
-    for i, (j, k) in enumerate(zip(s.tolist(), g.tolist(), strict=True)):
-        before = index[i - 1] if i else np.nan
-        kept = stored.index[j] if j >= 0 and last_s < 0 and i == 0 else np.nan
-        if j >= 0 and last_s >= 0:
-            is_anchored = at_s == stored.index[last_s]
-            kept = stored.index[j] if is_anchored else at_s * (stored.index[j] / stored.index[last_s])
-        asserted = np.nan
-        if k >= 0 and last_g >= 0:
-            both_closes = not (has_adjusted[k] and has_adjusted[last_g])
-            ratio = given.close[k] / given.close[last_g] if both_closes else level[k] / level[last_g]
-            asserted = at_g * ratio
-        if np.isnan(kept):
-            value = asserted
-            if np.isnan(value):  # nothing in its own delivery to link to: closes count
-                close = given.close[k] if k >= 0 else stored.close[j]
-                previous = _close_before(stored, given, last_s, last_g)
-                value = close if np.isnan(before) else before * (close / previous)
-            is_material[i] = j >= 0
-        elif np.isnan(asserted) or abs(asserted / kept - 1.0) <= tolerance:
-            value = kept
-        else:
-            value, is_material[i] = asserted, True
+    if not len(stored.ts):
+        fresh: Floats = np.cumprod(_gross_returns(given))
+        return fresh, is_material
+    index = _at(stored.index, s)
+    if not len(given.ts):
+        return index, is_material
+    returns = _gross_returns(given).tolist()
+    close_change = np.median(shape_change, axis=0)
+    anchor, value = _find_anchor(stored, given, s, g, shape_change, tolerance)
+    index[anchor] = at_g = value
+    rows = np.flatnonzero(g >= 0)
+    for k in range(int(g[anchor]), 0, -1):  # what the delivery has before its anchor: backward
+        i = rows[k - 1]
+        value /= returns[k]
+        if s[i] >= 0 and abs(value / index[i] - 1.0) <= tolerance:
+            value = index[i]
+        is_material[i] = s[i] >= 0 and value != index[i]
         index[i] = value
-        if j >= 0:
-            last_s, at_s = j, value
+    shift = 1.0  # by which stored rows after a restated return move
+    after = zip(s[anchor + 1 :].tolist(), g[anchor + 1 :].tolist(), strict=True)
+    for i, (j, k) in enumerate(after, anchor + 1):
+        if j < 0:
+            index[i] = at_g = at_g * returns[k]
+            continue
+        old = float(stored.index[j])
+        value = old * shift
         if k >= 0:
-            last_g, at_g = k, value
+            asserted = at_g * returns[k]
+            if abs(asserted / old - 1.0) <= tolerance:
+                value, shift = old, 1.0
+            elif abs(asserted / value - 1.0) > tolerance:
+                value, is_material[i] = asserted, True
+                # A corrected close changes the returns into and out of its session; one that the
+                # vendor only adjusts otherwise changes the level of all that follows.
+                shift = asserted / old / float(close_change[i])
+                shift = 1.0 if abs(shift - 1.0) <= tolerance else shift
+            at_g = value
+        index[i] = value
     return index, is_material
 
 
-def _fresh_index(given: Bars) -> Floats:
-    """The index of a symbol of which nothing is stored: its first close, then gross returns."""
-    both = ~np.isnan(given.index[1:]) & ~np.isnan(given.index[:-1])
-    ratio = np.where(both, given.index[1:] / given.index[:-1], given.close[1:] / given.close[:-1])
-    return np.cumprod(np.concatenate([given.close[:1], ratio]))
+def _gross_returns(given: Bars) -> Floats:
+    """Each row over the one before it, of adj_close if both have one, else of close.
+
+    The first, which has none before it, is its close: the running product is an index.
+    """
+    adjusted = given.index[1:] / given.index[:-1]
+    returns = np.where(np.isnan(adjusted), given.close[1:] / given.close[:-1], adjusted)
+    return np.concatenate([given.close[:1], returns])
 
 
-def _close_before(stored: Bars, given: Bars, last_s: int, last_g: int) -> float:
-    """The close of the newest row seen so far, of either source."""
-    if last_g >= 0 and (last_s < 0 or given.ts[last_g] >= stored.ts[last_s]):
-        return float(given.close[last_g])
-    return float(stored.close[last_s]) if last_s >= 0 else np.nan
+def _find_anchor(
+    stored: Bars, given: Bars, s: Ints, g: Ints, shape_change: Floats, tolerance: float
+) -> tuple[int, float]:
+    """The row that the delivery hangs on, and the index there."""
+    same = np.flatnonzero(_is_same(shape_change, tolerance))
+    if len(same):
+        return int(same[0]), float(stored.index[s[same[0]]])
+    common = np.flatnonzero((s >= 0) & (g >= 0))
+    if len(common):
+        i = int(common[0])
+        return i, float(stored.index[s[i]] * np.median(shape_change[:, i]))
+    newest = np.maximum.accumulate(s)
+    linked = np.flatnonzero((g >= 0) & (newest >= 0))
+    i = int(linked[0]) if len(linked) else int(np.flatnonzero(g >= 0)[-1])
+    j = newest[i] if len(linked) else 0
+    return i, float(stored.index[j] * (given.close[g[i]] / stored.close[j]))
 
 
-def _shape_differs(
-    stored: Bars, given: Bars, s: npt.NDArray[np.int64], g: npt.NDArray[np.int64], tolerance: float
-) -> npt.NDArray[np.bool_]:
-    """Rows whose open, high or low over close, or traded value, differ beyond the tolerance."""
-    differs = np.zeros(len(s), np.bool_)
-    for name in ("open", "high", "low"):
-        old = _at(getattr(stored, name), s) / _at(stored.close, s)
-        new = _at(getattr(given, name), g) / _at(given.close, g)
-        differs |= np.abs(new / old - 1.0) > tolerance
-    old_value = _at(stored.volume, s) * _at(stored.close, s)
-    new_value = _at(given.volume, g) * _at(given.close, g)
+def _shape_change(stored: Bars, given: Bars, s: Ints, g: Ints) -> Floats:
+    """Close over open, high and low as delivered, each over the same as stored; NaN for others."""
+    old_close, new_close = _at(stored.close, s), _at(given.close, g)
+    pairs = ((stored.open, given.open), (stored.high, given.high), (stored.low, given.low))
+    return np.stack([(new_close / _at(new, g)) / (old_close / _at(old, s)) for old, new in pairs])
+
+
+def _is_same(shape_change: Floats, tolerance: float) -> Bools:
+    is_same: Bools = np.all(np.abs(shape_change - 1.0) <= tolerance, axis=0)
+    return is_same
+
+
+def _value_differs(stored: Bars, given: Bars, s: Ints, g: Ints, tolerance: float) -> Bools:
+    """Rows whose traded values differ."""
+    old = _at(stored.volume, s) * _at(stored.close, s)
+    new = _at(given.volume, g) * _at(given.close, g)
     # A vendor rounds re-based volumes to whole shares: one share is not a restatement.
-    slack = tolerance * np.abs(old_value) + 1.5 * _at(given.close, g)
-    return differs | (np.abs(new_value - old_value) > slack)
+    slack = tolerance * np.abs(old) + 1.5 * _at(given.close, g)
+    return np.abs(new - old) > slack
 
 
-def _level_differs(
-    stored: Bars, given: Bars, s: npt.NDArray[np.int64], g: npt.NDArray[np.int64], tolerance: float
-) -> npt.NDArray[np.bool_]:
+def _level_differs(stored: Bars, given: Bars, s: Ints, g: Ints, tolerance: float) -> Bools:
     return np.abs(_at(given.close, g) / _at(stored.close, s) - 1.0) > tolerance
 
 
-def _positions(
-    ts: npt.NDArray[np.int64], union: npt.NDArray[np.int64]
-) -> npt.NDArray[np.int64]:
+def _positions(ts: Ints, union: Ints) -> Ints:
     """Where each date of the union stands in `ts`, -1 where it does not."""
     at = np.full(len(union), -1, np.int64)
     at[np.searchsorted(union, ts)] = np.arange(len(ts))
     return at
 
 
-def _at(values: Floats, position: npt.NDArray[np.int64]) -> Floats:
+def _at(values: Floats, position: Ints) -> Floats:
     """Values at positions, NaN at -1."""
     if not len(values):
         return np.full(len(position), np.nan)
