@@ -1,6 +1,7 @@
-"""Where things are (`Home`) and what the experiment is (`Settings`: quant.toml, QUANT_* variables)."""
+"""Where things are (`Home`) and what the experiment is (`Settings`: quant.toml, QUANT_*)."""
 
 import os
+import tomllib
 from dataclasses import dataclass
 from datetime import date
 from hashlib import sha256
@@ -14,6 +15,9 @@ from pydantic_settings import (
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
+)
+from pydantic_settings import (
+    SettingsError as UnreadableVariable,
 )
 
 from quant_pipeline.errors import SettingsError, unknown_name
@@ -68,7 +72,7 @@ class Home:
 class Section(BaseModel):
     """A frozen table of quant.toml; a key that it does not know is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class GridSettings(Section):
@@ -232,12 +236,24 @@ def load_settings(home: Home) -> Settings:
     class HomeSettings(Settings):
         model_config = SettingsConfigDict(toml_file=home.settings_file)
 
+    _refuse_unknown_variables()
     try:
         return HomeSettings()
     except ValidationError as error:
         raise SettingsError(_explain(error, home)) from error
-    except ValueError as error:
-        raise SettingsError(f"{home.settings_file.name} is not valid TOML: {error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{home.settings_file.name} is not valid TOML: {error}.") from error
+    except UnreadableVariable as error:
+        raise SettingsError(f"A QUANT_* variable cannot be used: {error}.") from error
+
+
+def _refuse_unknown_variables() -> None:
+    """Refuse QUANT_TRIAN__SEED, which pydantic-settings would ignore without a word."""
+    for name in os.environ:
+        key, is_nested, _ = name.lower().removeprefix("quant_").partition("__")
+        if name.lower().startswith("quant_") and is_nested and key not in Settings.model_fields:
+            unknown = unknown_name("section of settings", key, Settings.model_fields)
+            raise SettingsError(f"The variable {name} sets nothing. {unknown}")
 
 
 def _explain(error: ValidationError, home: Home) -> str:

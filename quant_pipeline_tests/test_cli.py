@@ -324,5 +324,3 @@ def test_missing_numbers_are_a_dash_never_zero(capsys: pytest.CaptureFixture[str
     print_table([{"a": 1, "b": None}, {"a": 22222, "b": float("nan")}, {"a": 3, "b": 0.5}])
     lines = capsys.readouterr().out.splitlines()
     assert lines == ["     a       b", "     1       –", "22,222       –", "     3  0.5000"]
-
-

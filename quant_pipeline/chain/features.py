@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from quant_pipeline.chain.panel import Panel, read_panel
-from quant_pipeline.chain.workspace import Workspace
+from quant_pipeline.chain.workspace import Workspace, price_batch_id
 from quant_pipeline.market.features import compute_matrix, look_back
 from quant_pipeline.market.labels import make_labels
 from quant_pipeline.market.universe import find_members
@@ -20,7 +20,7 @@ def features_between(ws: Workspace, first: date, before: date) -> pa.Table:
     features = ws.features
     with ws.series.reading("features") as con:
         needed = max(look_back(features), ws.settings.universe.value_sessions)
-        panel = read_panel(con, first, before, needed)
+        panel, batch_id = read_panel(con, first, before, needed), price_batch_id(con)
     values = compute_matrix(panel.symbol, panel.session, panel.columns, features)
     keep = panel.sessions[panel.session] >= np.datetime64(first)
     members = find_members(
@@ -36,7 +36,7 @@ def features_between(ws: Workspace, first: date, before: date) -> pa.Table:
     for j, feature in enumerate(features):
         columns[feature.name] = pa.array(kept[:, j], pa.float32())
     columns["in_universe"] = pa.array(members[order])
-    return pa.table(columns)
+    return _made_from(batch_id, pa.table(columns))
 
 
 def _keys(panel: Panel, rows: np.ndarray) -> dict[str, pa.Array]:
@@ -56,7 +56,7 @@ def labels_between(
     """
     span = max(task.label_span for task in ws.settings.tasks)
     with ws.series.reading("labels") as con:
-        panel = read_panel(con, first, before, span)
+        panel, batch_id = read_panel(con, first, before, span), price_batch_id(con)
     start = int(panel.session.min()) if len(panel.session) else 0
     close = np.full((len(panel.sessions) - start, len(panel.symbols)), np.nan)
     close[panel.session - start, panel.symbol] = panel.columns["close"]
@@ -85,4 +85,9 @@ def labels_between(
                 }
             )
         )
-    return pa.concat_tables(tables), dropped
+    return _made_from(batch_id, pa.concat_tables(tables)), dropped
+
+
+def _made_from(batch_id: int, rows: pa.Table) -> pa.Table:
+    """Rows that know their newest price batch: an ingest may come before they are stored."""
+    return rows.replace_schema_metadata({"price_batch_id": str(batch_id)})

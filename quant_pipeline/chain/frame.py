@@ -66,7 +66,7 @@ def _manifests(
     start, end = ws.grid.window(keys[0])[0], ws.grid.window(keys[-1])[1]
     names = tuple(f.name for f in ws.features)
     found = read_increments(con, task.task_id, start, end, names)
-    fingerprints = fingerprint_partitions(ws, found, keys)
+    fingerprints = fingerprint_partitions(ws, found, keys, task)
     counts = query(
         con,
         "SELECT l.known_at, count(*) AS n_labels, count(f.symbol) AS n_with "
@@ -134,17 +134,22 @@ def in_window(examples: Examples, start: date, end: date) -> slice:
 
 
 def fingerprint_partitions(
-    ws: Workspace, examples: Examples, keys: Sequence[str]
+    ws: Workspace, examples: Examples, keys: Sequence[str], task: Task
 ) -> dict[str, str]:
-    """The fingerprint of each partition's increment within the examples."""
+    """The fingerprint of each partition's increment within the examples.
+
+    What the labels mean is in it: a task that was changed does not train on its old labels.
+    """
+    meaning = digest(task, ws.settings.label)
     return {
-        key: fingerprint(examples, in_window(examples, *ws.grid.window(key))) for key in keys
+        key: fingerprint(examples, in_window(examples, *ws.grid.window(key)), meaning)
+        for key in keys
     }
 
 
-def fingerprint(examples: Examples, rows: slice) -> str:
+def fingerprint(examples: Examples, rows: slice, meaning: str) -> str:
     """A sha256 over every value of rows in canonical order; equal data, equal fingerprint."""
-    found = sha256("\n".join(examples.feature_names).encode())
+    found = sha256("\n".join([meaning, *examples.feature_names]).encode())
     found.update("\n".join(examples.symbol[rows].tolist()).encode())
     for values in (examples.ts, examples.known_at):
         found.update(values[rows].astype("datetime64[D]").astype(np.int64).tobytes())

@@ -85,7 +85,7 @@ def read_examples(ws: Workspace, con: Connection, key: str, task: Task) -> tuple
     table = read_frame(con, task.task_id, ws.grid.asof(key), whole_from, names)
     examples = to_examples(table, names)
     command = f"quant backfill --from {ws.grid.window(keys[0])[0]} --to {ws.grid.asof(key)}"
-    found = fingerprint_partitions(ws, examples, keys)
+    found = fingerprint_partitions(ws, examples, keys, task)
     require_unchanged("training_frame", recorded, found, command)
     first = int(np.searchsorted(examples.ts, np.datetime64(window_start)))
     return _rows_from(examples, first), digest(window_start.isoformat(), *recorded.items())

@@ -1,5 +1,6 @@
 """What is missing or stale, from the records of what was written and what was ingested since."""
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -119,7 +120,9 @@ def missing_models(
                 impossible[key] = str(error)
                 continue
             model = models.get((task.task_id, key))
-            if model is None or not _is_current(ws, key, task, model.data_fingerprint, model.recipe):
+            if model is None or not _is_current(
+                ws, key, task, model.data_fingerprint, model.recipe
+            ):
                 wanted.append(key)
                 break
     return wanted, impossible
@@ -155,20 +158,14 @@ def require_history(ws: Workspace, key: str, task: Task) -> None:
 def missing_scores(ws: Workspace, keys: Sequence[str], tasks: Sequence[Task]) -> list[str]:
     """Partitions whose predictions or outcomes are older than what they are made from."""
     batches = latest(ws.meta.batches())
-
-    def written(table: str, key: str, task_id: str = "") -> int:
-        batch = batches.get((table, key, task_id))
-        return batch.id or 0 if batch else 0
-
+    sessions = _sessions(ws)
     wanted = []
     for key in keys:
         before = ws.grid.shift(key, -1) if key != ws.grid.key(ws.grid.start) else key
         for task in tasks:
-            scored = written("predictions", key, task.task_id)
-            judged = written("prediction_outcomes", key, task.task_id)
-            sources = max(written("predictions", k, task.task_id) for k in (before, key))
-            newest_label = written("labels", key, task.task_id)
-            if scored <= written("features_daily", key) or judged < max(sources, newest_label):
+            scored = _written(batches, "predictions", key, task.task_id)
+            features = _written(batches, "features_daily", key)
+            if scored <= features or _is_unjudged(ws, batches, sessions, key, task):
                 wanted.append(key)
                 break
             models = [m for m in ws.meta.models(task.task_id) if m.partition_key == before]
@@ -193,3 +190,50 @@ def newest_closed(ws: Workspace, stored: Stored, day: date | None) -> str:
             f"{stored.first_session} to {stored.last_session}. Only complete windows train."
         )
     return closed[-1]
+
+
+def unjudged_after(ws: Workspace, key: str, tasks: Sequence[Task]) -> list[str]:
+    """Later partitions, judged before, in which labels of the scores of `key` became known."""
+    batches = latest(ws.meta.batches())
+    sessions = _sessions(ws)
+    span = max(task.label_span for task in tasks)
+    known = bisect_left(sessions, ws.grid.window(key)[1]) - 1 + span
+    last = ws.grid.key(sessions[min(known, len(sessions) - 1)])
+    return [
+        later
+        for later in ws.grid.keys(ws.grid.shift(key, 1), last)
+        if any(
+            _written(batches, "prediction_outcomes", later, task.task_id)
+            and _is_unjudged(ws, batches, sessions, later, task)
+            for task in tasks
+        )
+    ]
+
+
+def _is_unjudged(
+    ws: Workspace,
+    batches: dict[tuple[str, str, str], Batch],
+    sessions: list[date],
+    key: str,
+    task: Task,
+) -> bool:
+    """Whether outcomes are older than the labels or than a score that they judge."""
+    first = max(bisect_left(sessions, ws.grid.window(key)[0]) - task.label_span, 0)
+    scored = ws.grid.keys(ws.grid.key(sessions[first]), key)
+    sources = [_written(batches, "predictions", k, task.task_id) for k in scored]
+    sources.append(_written(batches, "labels", key, task.task_id))
+    return _written(batches, "prediction_outcomes", key, task.task_id) < max(sources)
+
+
+def _written(
+    batches: dict[tuple[str, str, str], Batch], table: str, key: str, task_id: str = ""
+) -> int:
+    """The number of the newest record of a slice, 0 if there is none."""
+    batch = batches.get((table, key, task_id))
+    return batch.id or 0 if batch else 0
+
+
+def _sessions(ws: Workspace) -> list[date]:
+    with ws.series.reading("planning") as con:
+        sessions: list[date] = read_sessions(con)["ts"].to_pylist()
+    return sessions

@@ -15,7 +15,15 @@ from quant_pipeline.ml.gate import ModelRow, decide_champion, require_model_befo
 from quant_pipeline.ml.score import score_rows, session_percentile
 from quant_pipeline.settings import Task
 from quant_pipeline.stores.meta import Champion, Model, utc_now
-from quant_pipeline.stores.series import Connection, columns_of, digest_rows, fetch_row, insert, query
+from quant_pipeline.stores.series import (
+    Connection,
+    columns_of,
+    digest_rows,
+    fetch_row,
+    insert,
+    query,
+    read_sessions,
+)
 
 # A score counts as live if it was made before a later session was stored, and at once.
 LIVE_DAYS = 5
@@ -69,13 +77,16 @@ def score_partition(ws: Workspace, key: str, task: Task, run_id: str = "") -> Sc
     Without a champion nothing is scored and the reason is told. A stored score never changes:
     one that would come out different is counted.
     """
-    model_id, why = find_champion(ws, key, task)
+    start, end = ws.grid.window(key)
+    if has_session(ws, start, end):
+        model_id, why = find_champion(ws, key, task)
+    else:  # nobody has to serve a window in which nothing happened yet
+        model_id, why = None, f"no session of {key} is stored yet"
     if model_id is None:
         with ws.writing("predictions", run_id) as writing:
             writing.record("predictions", key, 0, "", "", task.task_id)
         return Scored(task.task_id, key, None, why)
     model = ws.meta.model(model_id)
-    start, end = ws.grid.window(key)
     require_model_before(model.asof, start)
     with ws.series.reading("scoring") as con:
         features = _read_features(con, model, start, end)
@@ -142,6 +153,12 @@ def _read_features(con: Connection, model: Model, start: date, end: date) -> pa.
         "WHERE in_universe AND ts >= ? AND ts < ? ORDER BY ts, symbol",
         [start, end],
     )
+
+
+def has_session(ws: Workspace, start: date, end: date) -> bool:
+    """Whether a market session of ``[start, end)`` is stored."""
+    with ws.series.reading("scoring") as con:
+        return len(read_sessions(con, start, date.fromordinal(end.toordinal() - 1))) > 0
 
 
 def _newest_session(con: Connection) -> date | None:

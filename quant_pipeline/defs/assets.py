@@ -70,7 +70,8 @@ def make_assets(grid: dg.TimeWindowPartitionsDefinition) -> Assets:  # noqa: C90
 
     @dg.asset(partitions_def=grid, group_name="market", kinds={"duckdb"}, pool="series",
               backfill_policy=BULK, deps=[prices_daily],
-              metadata={"partition_expr": "known_at", "key": ["task_id", "symbol", "ts"]})  # fmt: skip
+              metadata={"partition_expr": "known_at", "key": ["task_id", "symbol", "ts"],
+                        "some_rows_expected_with_prices": True})  # fmt: skip
     def labels(context: dg.AssetExecutionContext, workspace: WorkspaceParam) -> pa.Table:
         """An outcome that became known in the partition; its session `ts` is earlier."""
         rows, dropped = labels_between(workspace, *window(context))
@@ -112,8 +113,8 @@ def make_assets(grid: dg.TimeWindowPartitionsDefinition) -> Assets:  # noqa: C90
                 refused.append(error)  # a long horizon must not cost the others their folds
         if refused and not rows:
             raise refused[0]
-        for error in refused:
-            context.log.error(str(error))
+        for reason in refused:
+            context.log.error(str(reason))
         yield dg.MaterializeResult(metadata={"folds": len(rows), "windows": markdown(rows)})
 
     @dg.asset(partitions_def=grid, group_name="learning", kinds={"lightgbm"}, pool="training",
@@ -135,8 +136,8 @@ def make_assets(grid: dg.TimeWindowPartitionsDefinition) -> Assets:  # noqa: C90
             described.update(describe_model(model))
         if refused and not described:
             raise refused[0]
-        for error in refused:
-            context.log.error(str(error))
+        for reason in refused:
+            context.log.error(str(reason))
         yield dg.MaterializeResult(metadata=described)
 
     @dg.asset(partitions_def=grid, group_name="predictions", kinds={"duckdb"}, pool="series",

@@ -7,6 +7,7 @@ transaction of the series store, under its lock.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,14 @@ from quant_pipeline.chain.workspace import Workspace, Writing
 from quant_pipeline.errors import StoreError
 from quant_pipeline.ml.gate import require_complete
 from quant_pipeline.settings import Home, digest
-from quant_pipeline.stores.series import Connection, columns_of, digest_rows, fetch_row, insert, query
+from quant_pipeline.stores.series import (
+    Connection,
+    columns_of,
+    digest_rows,
+    fetch_row,
+    insert,
+    query,
+)
 
 
 class SeriesIOManager(DuckDBIOManager):
@@ -134,6 +142,8 @@ def replace_window(
     _require_in_window(table, rows, column, start, end)
     if metadata.get("rows_expected_with_prices"):
         _require_sessions(con, table, rows, column, start, end)
+    if metadata.get("some_rows_expected_with_prices"):
+        _require_some(ws, con, table, rows, start, end)
     _require_unique(table, rows, metadata.get("key", ()))
     stored = columns_of(con, table)
     if stored and sorted(stored) != sorted(rows.column_names):
@@ -147,11 +157,17 @@ def replace_window(
         con.register("first_rows", rows)
         con.execute(f"CREATE TABLE {table} AS SELECT * FROM first_rows")
         con.unregister("first_rows")
-    _record(ws, writing, context, table, rows, column)
+    made_from = (rows.schema.metadata or {}).get(b"price_batch_id", writing.price_batch_id)
+    _record(ws, replace(writing, price_batch_id=int(made_from)), context, table, rows, column)
 
 
 def _record(
-    ws: Workspace, writing: Writing, context: dg.OutputContext, table: str, rows: pa.Table, column: str
+    ws: Workspace,
+    writing: Writing,
+    context: dg.OutputContext,
+    table: str,
+    rows: pa.Table,
+    column: str,
 ) -> None:
     by_task = "task_id" in rows.column_names
     spec = ws.label_spec_id if by_task else ws.feature_set_id
@@ -165,6 +181,11 @@ def _record(
 
 
 def _require_in_window(table: str, rows: pa.Table, column: str, start: date, end: date) -> None:
+    if column not in rows.column_names:
+        names = ", ".join(rows.column_names)
+        raise StoreError(f"Rows for {table} lack column {column} (they have: {names}).")
+    if rows[column].null_count:
+        raise StoreError(f"{rows[column].null_count} rows for {table} have no {column}.")
     found = pc.min_max(rows[column]).as_py()
     if len(rows) and (found["min"] < start or found["max"] >= end):
         raise StoreError(
@@ -182,6 +203,23 @@ def _require_sessions(
     ).fetchall()
     present = {str(day) for day in pc.unique(rows[column]).to_pylist()}
     require_complete(table, [str(day) for (day,) in sessions], present, "quant backfill")
+
+
+def _require_some(
+    ws: Workspace, con: Connection, table: str, rows: pa.Table, start: date, end: date
+) -> None:
+    """Refuse no labels at all for a window with sessions, but for the first sessions of all."""
+    n_by_end, n_inside = fetch_row(
+        con,
+        "SELECT count(*), count(*) FILTER (ts >= ?) FROM sessions WHERE is_session AND ts < ?",
+        [start, end],
+    )
+    span = min(task.label_span for task in ws.settings.tasks)
+    if n_inside and n_by_end > span and not len(rows):
+        raise StoreError(
+            f"No rows for {table} between {start} and {end} (exclusive), which has {n_inside} "
+            "sessions: that would erase what is stored. Nothing was written."
+        )
 
 
 def _require_unique(table: str, rows: pa.Table, key: Sequence[str]) -> None:

@@ -19,6 +19,7 @@ from quant_pipeline.chain.plan import (
     missing_scores,
     read_stored,
     stale_data,
+    unjudged_after,
 )
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.defs.location import make_definitions
@@ -48,6 +49,7 @@ class Runner:
     def open(cls, workspace: Workspace, progress: Progress = quiet) -> Iterator["Runner"]:
         """A runner on the home's instance."""
         with open_instance(workspace.home) as instance:
+            workspace.require_same_grid()
             bury_dead_runs(instance, workspace.home)
             definitions = make_definitions(workspace)
             job = definitions.resolve_implicit_global_asset_job_def()
@@ -165,6 +167,9 @@ def backfill(
     done.refused = train(runner, done.models, tasks)
     done.scores = missing_scores(ws, keys, tasks)
     score(runner, done.scores, tasks)
+    for earliest, latest in stretches(ws, unjudged_after(ws, keys[-1], tasks)):
+        ids = [t.task_id for t in tasks]
+        runner.materialize(["prediction_outcomes"], earliest, latest, ids)
     return done
 
 

@@ -95,8 +95,7 @@ def _run_index(
     """The index at each date of the union, and which stored rows' returns differ materially."""
     is_material = np.zeros(len(s), np.bool_)
     if not len(stored.ts):
-        fresh: Floats = np.cumprod(_gross_returns(given))
-        return fresh, is_material
+        return np.cumprod(_gross_returns(given), dtype=np.float64), is_material
     index = _at(stored.index, s)
     if not len(given.ts):
         return index, is_material

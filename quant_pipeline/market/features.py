@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +41,7 @@ class Feature:
     def __post_init__(self) -> None:
         if not re.fullmatch(IDENTIFIER, self.name):
             raise SettingsError(
-                f"{self.name!r} is no feature name: a letter, then letters, digits or _, 63 at most."
+                f"{self.name!r} is no feature name: a letter, then at most 62 letters, digits or _."
             )
 
 
@@ -76,24 +77,33 @@ def _candle_features() -> list[Feature]:
     ]
 
 
-def _price_features(w: int) -> dict[str, Feature]:
+def _price_features(w: int) -> list[Feature]:
     def rsv(b: SymbolBars) -> Floats:
         low, high = k.lowest(b.low, w), k.highest(b.high, w)
         return _ratio(b.close - low, high - low + k.EPSILON)
 
-    entries = [
-        Feature(f"ROC{w}", f"close {w} sessions ago/close", w, lambda b: _ratio(k.lag(b.close, w), b.close)),
-        Feature(f"MA{w}", f"mean(close,{w})/close", w, lambda b: _ratio(k.mean(b.close, w), b.close)),
-        Feature(f"STD{w}", f"std(close,{w})/close", w, lambda b: _ratio(k.std(b.close, w), b.close)),
-        Feature(f"MAX{w}", f"max(high,{w})/close", w, lambda b: _ratio(k.highest(b.high, w), b.close)),
-        Feature(f"MIN{w}", f"min(low,{w})/close", w, lambda b: _ratio(k.lowest(b.low, w), b.close)),
+    def over_close(
+        name: str, formula: str, kernel: Callable[[Floats, int], Floats], column: str
+    ) -> Feature:
+        return Feature(
+            f"{name}{w}",
+            f"{formula}/close",
+            w,
+            lambda b: _ratio(kernel(getattr(b, column), w), b.close),
+        )
+
+    return [
+        over_close("ROC", f"close {w} sessions ago", k.lag, "close"),
+        over_close("MA", f"mean(close,{w})", k.mean, "close"),
+        over_close("STD", f"std(close,{w})", k.std, "close"),
+        over_close("MAX", f"max(high,{w})", k.highest, "high"),
+        over_close("MIN", f"min(low,{w})", k.lowest, "low"),
         Feature(f"RSV{w}", f"(close-min(low,{w}))/(max(high,{w})-min(low,{w})+1e-12)", w, rsv),
     ]
-    return {f.name: f for f in entries}
 
 
-def _volume_features(w: int) -> dict[str, Feature]:
-    entries = [
+def _volume_features(w: int) -> list[Feature]:
+    return [
         Feature(
             f"CORR{w}",
             f"corr(close,log(volume+1),{w})",
@@ -113,21 +123,21 @@ def _volume_features(w: int) -> dict[str, Feature]:
             lambda b: _ratio(k.std(b.volume, w), b.volume + k.EPSILON),
         ),
     ]
-    return {f.name: f for f in entries}
 
 
 def _core() -> dict[str, Feature]:
-    names = (
-        "ROC5 ROC10 ROC20 ROC60 MA20 MA60 STD20 STD60 MAX20 MIN20 RSV20 RSV60 CORR20 VMA5 VMA20 VSTD20"
-    ).split()
-    rolling = {n: f for w in (5, 10, 20, 60) for n, f in (_price_features(w) | _volume_features(w)).items()}
+    rolling = {f.name: f for w in (5, 10, 20, 60) for f in _price_features(w) + _volume_features(w)}
+    returns = ("ROC5", "ROC10", "ROC20", "ROC60")
+    levels = ("MA20", "MA60", "STD20", "STD60", "MAX20", "MIN20", "RSV20", "RSV60")
+    volumes = ("CORR20", "VMA5", "VMA20", "VSTD20")
     momentum = Feature(
         "MOM_12_1",
         "close 20 sessions ago/close 250 sessions ago-1",
         250,
         lambda b: _ratio(k.lag(b.close, 20), k.lag(b.close, 250)) - 1.0,
     )
-    return {f.name: f for f in [*_candle_features(), *(rolling[n] for n in names), momentum]}
+    chosen = [*_candle_features(), *(rolling[n] for n in (*returns, *levels, *volumes)), momentum]
+    return {f.name: f for f in chosen}
 
 
 FEATURE_SETS = {"core": _core()}
@@ -174,7 +184,10 @@ def compute_features(
     features = [known[n] for n in names] if names is not None else list(known.values())
     market = np.unique(bars["ts"].to_numpy("datetime64[D]")) if sessions is None else sessions
     codes, symbols = pd.factorize(bars["symbol"], sort=True)
-    day = np.searchsorted(market, bars["ts"].to_numpy("datetime64[D]"))
+    ts = bars["ts"].to_numpy("datetime64[D]")
+    if not np.isin(ts, market).all():
+        raise ValueError(f"{(~np.isin(ts, market)).sum()} bars are on dates that are no session")
+    day = np.searchsorted(market, ts)
     order = np.lexsort((day, codes))
     codes, day = codes[order], day[order]
     columns = {name: bars[name].to_numpy(np.float64)[order] for name in INPUTS}
@@ -205,7 +218,7 @@ def symbol_slices(symbol: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
     """Start and end of each run of equal symbol codes."""
     cuts = np.flatnonzero(np.diff(symbol)) + 1
     edges = [0, *cuts.tolist(), len(symbol)]
-    return list(zip(edges[:-1], edges[1:], strict=True)) if len(symbol) else []
+    return list(pairwise(edges)) if len(symbol) else []
 
 
 def spread(values: Floats, place: npt.NDArray[np.int64]) -> Floats:

@@ -79,14 +79,19 @@ class Grid:
         return start + timedelta(days=7 if self.cadence == "weekly" else 1)
 
     def _format(self, start: date) -> str:
-        return start.strftime("%Y-%m") if self.cadence == "monthly" else start.isoformat()
+        return start.isoformat()[:7] if self.cadence == "monthly" else start.isoformat()
 
     def _parse(self, key: str) -> date:
         try:
             start = date.fromisoformat(f"{key}-01" if self.cadence == "monthly" else key)
         except ValueError:
             example = "2017-07" if self.cadence == "monthly" else "2017-07-03"
-            raise NoData(f"{key!r} is no {self.cadence} partition; one looks like {example}.") from None
-        if start != self._floor(start):
-            raise NoData(f"{key!r} is no {self.cadence} partition: its window starts on {self._floor(start)}.")
+            raise NoData(
+                f"{key!r} is no {self.cadence} partition; one looks like {example}."
+            ) from None
+        if key != self._format(self._floor(start)):
+            raise NoData(
+                f"{key!r} is no {self.cadence} partition; that day lies in "
+                f"{self._format(self._floor(start))}."
+            )
         return start

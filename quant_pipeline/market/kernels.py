@@ -17,7 +17,7 @@ Floats = npt.NDArray[np.float64]
 EPSILON = 1e-12
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def lag(x: Floats, window: int) -> Floats:
     """The value `window` sessions ago."""
     out = np.full(len(x), np.nan)
@@ -25,7 +25,7 @@ def lag(x: Floats, window: int) -> Floats:
     return out
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def mean(x: Floats, window: int) -> Floats:
     """Arithmetic mean of the window."""
     out = np.full(len(x), np.nan)
@@ -40,7 +40,7 @@ def mean(x: Floats, window: int) -> Floats:
     return out
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def std(x: Floats, window: int) -> Floats:
     """Sample standard deviation (ddof 1) of the window; NaN for fewer than two values."""
     out = np.full(len(x), np.nan)
@@ -60,7 +60,7 @@ def std(x: Floats, window: int) -> Floats:
     return out
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def highest(x: Floats, window: int) -> Floats:
     """Largest value of the window."""
     out = np.full(len(x), np.nan)
@@ -71,7 +71,7 @@ def highest(x: Floats, window: int) -> Floats:
     return out
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def lowest(x: Floats, window: int) -> Floats:
     """Smallest value of the window."""
     out = np.full(len(x), np.nan)
@@ -82,7 +82,7 @@ def lowest(x: Floats, window: int) -> Floats:
     return out
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def correlation(x: Floats, y: Floats, window: int) -> Floats:
     """Pearson correlation over sessions with both values; NaN where one hardly varies.
 
@@ -111,7 +111,7 @@ def correlation(x: Floats, y: Floats, window: int) -> Floats:
     return out
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def median_or_zero(x: Floats, window: int) -> Floats:
     """Median of the last `window` sessions, a missing one (also before the first) being 0."""
     out = np.empty(len(x))

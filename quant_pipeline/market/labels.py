@@ -15,7 +15,7 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Labels:
-    """One row an example, all arrays of one length; `n_dropped` counts what got no label, by reason."""
+    """One row an example, all arrays of one length; `n_dropped` counts what got none, by reason."""
 
     symbol: Ints
     ts: Days

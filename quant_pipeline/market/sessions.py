@@ -13,9 +13,9 @@ def find_sessions(
 ) -> npt.NDArray[np.bool_]:
     """Tell for each date with a bar whether it is a session.
 
-    A date is a session if at least `min_share` of the symbols that had a bar in the last
-    `active_sessions` sessions before it have one on it. Until there are such symbols, every
-    date is one. A lone bar on a holiday therefore is none, and shifts no window.
+    A date is a session if it has at least `min_share` times as many bars as there are symbols
+    that had one in the last `active_sessions` sessions before it. Until there are such symbols,
+    every date is one. A lone bar on a holiday therefore is none, and shifts no window.
 
     `day` and `symbol` are codes 0..n-1 of each bar's date (in time order) and symbol; the
     result has one entry a date. Entry d depends on bars of dates up to d only.

@@ -18,14 +18,15 @@ def held(path: Path, what: str, wait_seconds: float, *, shared: bool = False) ->
     """Hold the lock file while the block runs; an exclusive holder writes its name into it.
 
     The file is never the database itself: opening and closing that one would drop DuckDB's own
-    lock. Waits with jitter, then raises StoreBusy with the name of the holder.
+    lock. Waits with jitter, then raises StoreBusy with the name of the holder; readers, of whom
+    there may be many, wipe the name of the writer before them and leave none.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         _acquire(handle, path, wait_seconds, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        os.ftruncate(handle, 0)
         if not shared:
-            os.ftruncate(handle, 0)
             os.pwrite(handle, json.dumps(_holder(what)).encode(), 0)
         yield
     finally:
@@ -44,7 +45,7 @@ def _acquire(handle: int, path: Path, wait_seconds: float, kind: int) -> None:
                     f"{path.name.removesuffix('.lock')} is in use by {_describe(path)}. Waited "
                     f"{wait_seconds:g} s; try again, or raise store.lock_wait_seconds."
                 ) from None
-            time.sleep(random.uniform(0.01, 0.1))  # noqa: S311 jitter, not a secret
+            time.sleep(random.uniform(0.01, 0.1))
 
 
 def _holder(what: str) -> dict[str, str | int]:
@@ -55,5 +56,5 @@ def _describe(path: Path) -> str:
     try:
         holder = json.loads(path.read_text())
         return f"process {holder['pid']} ({holder['what']}, since {holder['since']})"
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return "another process"

@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from sqlalchemy import JSON, Column, Engine, UniqueConstraint, event
+from sqlalchemy import JSON, URL, Column, Engine, UniqueConstraint, event
 from sqlmodel import Field, Session, SQLModel, col, create_engine, select
 
 from quant_pipeline.errors import NoData, SettingsError
@@ -125,15 +125,17 @@ class MetaStore:
             yield session
 
     def _engine(self, kind: Literal["reading", "writing"]) -> Engine:
-        if not self._engines:
+        if kind not in self._engines:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            url = URL.create("sqlite", database=str(self.path))  # a path may hold ? and %
+            engines = {}
             for name in ("reading", "writing"):
-                engine = create_engine(f"sqlite:///{self.path}", connect_args={"timeout": 60})
-                event.listen(engine, "connect", _configure)
-                self._engines[name] = engine
-            event.listen(self._engines["writing"], "begin", _begin_immediate)
+                engines[name] = create_engine(url, connect_args={"timeout": 60})
+                event.listen(engines[name], "connect", _configure)
+            event.listen(engines["writing"], "begin", _begin_immediate)
             with held(self.path.with_name(self.path.name + ".lock"), "creating the registry", 60):
-                SQLModel.metadata.create_all(self._engines["writing"])
+                SQLModel.metadata.create_all(engines["writing"])
+            self._engines.update(engines)  # last: another thread sees them only when all is there
         return self._engines[kind]
 
     def models(self, task_id: str | None = None) -> list[Model]:
@@ -152,9 +154,13 @@ class MetaStore:
         if len(found) == 1:
             return found[0]
         if not found:
-            raise NoData(f"No model has an id that starts with {prefix!r}. See `quant models list`.")
+            raise NoData(
+                f"No model has an id that starts with {prefix!r}. See `quant models list`."
+            )
         ids = ", ".join(m.model_id[:12] for m in found[:5])
-        raise NoData(f"{len(found)} models have an id that starts with {prefix!r}: {ids}. Give more of it.")
+        raise NoData(
+            f"{len(found)} models have an id that starts with {prefix!r}: {ids}. Give more of it."
+        )
 
     def add_model(self, model: Model) -> Model:
         """Register a model; a row that is there already stays as it is and is returned."""
@@ -210,9 +216,11 @@ class MetaStore:
     def commit_batches(self, ids: Sequence[int]) -> None:
         """Record that pending slices are stored."""
         with self.writing() as session:
-            for batch in session.exec(select(Batch).where(col(Batch.id).in_(ids))):
-                batch.status = "committed"
-                session.add(batch)
+            for first in range(0, len(ids), 10_000):  # SQLite takes 32,766 variables
+                part = list(ids[first : first + 10_000])
+                for batch in session.exec(select(Batch).where(col(Batch.id).in_(part))):
+                    batch.status = "committed"
+                    session.add(batch)
 
     def batches(self) -> list[Batch]:
         """The newest committed batch of each (table, partition, task)."""
@@ -231,8 +239,8 @@ class MetaStore:
                 session.add(HomeFact(name=name, value=value))
             elif found.value != value:
                 raise SettingsError(
-                    f"This home was made with {name} = {found.value}, but quant.toml now says {value}. "
-                    f"Set it back, or start a new home: `quant init` in an empty folder."
+                    f"This home was made with {name} = {found.value}, but quant.toml now says "
+                    f"{value}. Set it back, or start a new home: `quant init` in an empty folder."
                 )
 
 

@@ -43,8 +43,8 @@ class ModelFiles:
         path = self.path(model_id)
         if not path.exists():
             raise ModelFileError(
-                f"models/{path.name} is missing, but the registry has it. Restore it, or train that "
-                "as-of again with `quant train --asof D`: the same data gives the same file."
+                f"models/{path.name} is missing, but the registry has it. Restore it, or train "
+                "that as-of again with `quant train --asof D`: the same data gives the same file."
             )
         raw = path.read_bytes()
         found = sha256(raw).hexdigest()

@@ -28,8 +28,13 @@ class Published:
     def read(
         self, table: str, where: ds.Expression | None = None, columns: list[str] | None = None
     ) -> pa.Table | None:
-        """Rows of a published table, None if nothing of it is published yet."""
+        """Rows of a published table, None if nothing of it is published yet.
+
+        A column that only some partitions have is null in the others.
+        """
         files = sorted((self.folder / table).glob("[!.]*.parquet"))
         if not files:
             return None
-        return ds.dataset(files, format="parquet").to_table(filter=where, columns=columns)
+        schemas = [pq.read_schema(file) for file in files]
+        schema = pa.unify_schemas(schemas, promote_options="permissive")
+        return ds.dataset(files, schema, format="parquet").to_table(filter=where, columns=columns)

@@ -16,6 +16,7 @@ import pyarrow as pa
 from quant_pipeline.errors import NoData, StoreError
 from quant_pipeline.stores import schema
 from quant_pipeline.stores.locks import held
+from quant_pipeline.stores.model_files import sync_folder
 
 Connection = duckdb.DuckDBPyConnection
 
@@ -77,6 +78,13 @@ class SeriesStore:
 
     def _create(self) -> None:
         """Make the file under another name first: one killed in its first writes never opens."""
+        log = self.path.with_name(self.path.name + ".wal")
+        if log.exists():
+            raise StoreError(
+                f"{self.path.name} is missing, but {log.name}, its newest changes, is there: a new "
+                f"file would never open beside it. Restore {self.path.name}, or delete {log.name} "
+                "to start anew."
+            )
         new = self.path.with_name(self.path.name + ".new")
         for leftover in (new, new.with_name(new.name + ".wal")):
             leftover.unlink(missing_ok=True)
@@ -87,6 +95,7 @@ class SeriesStore:
         finally:
             con.close()
         os.replace(new, self.path)
+        sync_folder(self.path.parent)
 
 
 def _connect(path: Path, *, read_only: bool) -> Connection:
@@ -121,10 +130,8 @@ def insert(con: Connection, table: str, rows: pa.Table) -> None:
             f"{', '.join(wanted)}. Nothing was written."
         )
     con.register("incoming_rows", rows)
-    try:
-        con.execute(f"INSERT INTO {table} BY NAME SELECT * FROM incoming_rows")
-    finally:
-        con.unregister("incoming_rows")
+    con.execute(f"INSERT INTO {table} BY NAME SELECT * FROM incoming_rows")
+    con.unregister("incoming_rows")  # not after an error: it would fail and hide that one
 
 
 def replace(
@@ -142,10 +149,14 @@ def digest_rows(rows: pa.Table) -> str:
     for name in sorted(rows.column_names):
         column = rows[name].combine_chunks()
         found.update(name.encode())
-        if pa.types.is_string(column.type):
+        if pa.types.is_string(column.type) and not column.null_count:
             found.update("\n".join(column.to_pylist()).encode())
+            continue
+        values = column.to_numpy(zero_copy_only=False)
+        if values.dtype == object:  # its bytes would be addresses
+            found.update(repr(column.to_pylist()).encode())
         else:
-            found.update(np.ascontiguousarray(column.to_numpy(zero_copy_only=False)).tobytes())
+            found.update(np.ascontiguousarray(values).tobytes())
     return found.hexdigest()
 
 

@@ -1,0 +1,52 @@
+"""Homes with a made-up market; nothing here touches data/ or models/ of the repository."""
+
+from collections.abc import Callable, Iterator
+
+import pandas as pd
+import pytest
+
+from quant_pipeline.chain.workspace import Workspace
+from quant_pipeline_tests.homes import (
+    WALK_FROM,
+    SmallHome,
+    new_home,
+    own_environment,
+    sample_market,
+)
+
+
+@pytest.fixture
+def home(tmp_path) -> Iterator[Callable[..., SmallHome]]:
+    """Makes homes below tmp_path: `home()`, or `home("other", {"old": "new"})` for quant.toml."""
+    with own_environment(tmp_path):
+        yield lambda name="home", changes=None: new_home(tmp_path / name, changes)
+
+
+@pytest.fixture
+def workspace(home) -> Workspace:
+    """An empty home, opened."""
+    return home().workspace
+
+
+@pytest.fixture(scope="session")
+def market() -> pd.DataFrame:
+    """The prices of the finished home; only to be read."""
+    return sample_market()
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, market) -> SmallHome:
+    """A home walked forward from WALK_FROM in one backfill; only to be read."""
+    folder = tmp_path_factory.mktemp("finished")
+    with own_environment(folder):
+        made = new_home(folder / "home")
+        made.ingest(market)
+        made.backfill(WALK_FROM)
+    return made
+
+
+@pytest.fixture
+def used(finished, tmp_path) -> Iterator[SmallHome]:
+    """A copy of the finished home that a test may change."""
+    with own_environment(tmp_path):
+        yield finished.copy(tmp_path / "used")
