@@ -1,1 +1,1 @@
-"""Daily prices in, daily out-of-sample stock scores out, with proof that no score saw the future."""
+"""Daily prices in, daily out-of-sample stock scores out; no score saw the future."""

@@ -105,7 +105,7 @@ class SessionSettings(Section):
     """Which dates are market sessions, decided from the past alone."""
 
     min_share: float = Field(default=0.5, gt=0, le=1)
-    active_sessions: int = Field(default=20, ge=1)
+    active_dates: int = Field(default=20, ge=1)
 
 
 class UniverseSettings(Section):

@@ -17,6 +17,7 @@ from quant_pipeline.defs.io_manager import SeriesIOManager
 from quant_pipeline.defs.jobs import Runner
 from quant_pipeline.defs.location import make_definitions
 from quant_pipeline.errors import GateError, StoreError
+from quant_pipeline.stores.series import digest_rows
 from quant_pipeline_tests.homes import SmallHome, sample_market
 
 DAYS = [date(2015, 6, day) for day in (1, 2, 3)]
@@ -265,7 +266,8 @@ def test_an_asset_of_ones_own_reads_exactly_its_window_and_is_stored(used):
             "SELECT * FROM features_daily WHERE ts >= ? AND ts < ? ORDER BY ts, symbol",
             [start, end],
         )
-        assert table.sort_by([("ts", "ascending"), ("symbol", "ascending")]).equals(expected)
+        found = table.sort_by([("ts", "ascending"), ("symbol", "ascending")])
+        assert digest_rows(found) == digest_rows(expected)
     mine = "SELECT ts, symbol_count FROM breadth ORDER BY ts"
     counted = (
         "SELECT ts, count(*) FROM features_daily WHERE ts BETWEEN '2016-03-01' AND '2016-05-31' "

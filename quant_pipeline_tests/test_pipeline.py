@@ -146,8 +146,9 @@ def test_scores_of_a_partition_come_from_the_model_as_of_before_it(finished):
 def test_exactly_the_universe_of_a_session_is_scored(finished):
     extra = finished.rows(
         """
-        WITH wanted AS (SELECT symbol, ts, task_id FROM features_daily, (VALUES ('up_5d'), ('ret_5d'))
-                        t(task_id) WHERE in_universe AND ts >= ?)
+        WITH tasks(task_id) AS (VALUES ('up_5d'), ('ret_5d')),
+        wanted AS (SELECT symbol, ts, task_id FROM features_daily, tasks
+                   WHERE in_universe AND ts >= ?)
         SELECT * FROM wanted ANTI JOIN predictions USING (symbol, ts, task_id)
         UNION ALL
         SELECT symbol, ts, task_id FROM predictions ANTI JOIN wanted USING (symbol, ts, task_id)

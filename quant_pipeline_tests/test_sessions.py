@@ -11,25 +11,23 @@ from quant_pipeline.market.sessions import find_sessions
 Bools = npt.NDArray[np.bool_]
 
 
-def find(has_bar: Bools, min_share: float = 0.5, active_sessions: int = 20) -> Bools:
+def find(has_bar: Bools, min_share: float = 0.5, active_dates: int = 20) -> Bools:
     """Sessions of a table of dates x symbols, each date having a bar."""
     day, symbol = np.nonzero(has_bar)
     return find_sessions(
         day.astype(np.int64),
         symbol.astype(np.int64),
         min_share=min_share,
-        active_sessions=active_sessions,
+        active_dates=active_dates,
     )
 
 
-def expected(has_bar: Bools, min_share: float, active_sessions: int) -> Bools:
-    sessions: list[int] = []
+def expected(has_bar: Bools, min_share: float, active_dates: int) -> Bools:
+    answers = []
     for d in range(len(has_bar)):
-        recent = sessions[-active_sessions:]
-        n_active = has_bar[recent].any(axis=0).sum() if recent else 0
-        if has_bar[d].sum() >= min_share * n_active:
-            sessions.append(d)
-    return np.isin(np.arange(len(has_bar)), sessions)
+        recent = has_bar[max(d - active_dates, 0) : d]
+        answers.append(has_bar[d].sum() >= min_share * recent.any(axis=0).sum())
+    return np.array(answers, bool)
 
 
 @st.composite
@@ -69,7 +67,7 @@ def test_the_order_of_bars_and_the_names_of_symbols_do_not_matter(
         day[order].astype(np.int64),
         names[symbol[order]].astype(np.int64),
         min_share=share,
-        active_sessions=20,
+        active_dates=20,
     )
     assert np.array_equal(shuffled, find(has_bar, share))
 
@@ -79,6 +77,15 @@ def test_a_lone_bar_on_a_holiday_makes_no_session(n_symbols: int, holiday: int) 
     has_bar = np.ones((40, n_symbols), bool)
     has_bar[holiday, 1:] = False
     assert np.flatnonzero(~find(has_bar)).tolist() == [holiday]
+
+
+def test_a_few_symbols_that_go_on_alone_have_sessions_again_once_the_others_are_forgotten() -> None:
+    has_bar = np.ones((100, 40), bool)
+    has_bar[50:, 3:] = False
+    is_session = find(has_bar, active_dates=20)
+    assert is_session[:50].all()
+    assert not is_session[50:70].any()
+    assert is_session[70:].all()
 
 
 def test_the_first_date_is_a_session_and_none_gives_none() -> None:

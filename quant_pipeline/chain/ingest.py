@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from quant_pipeline.market.adjust import Bars, Merged, merge_delivery
 from quant_pipeline.market.sessions import find_sessions
 from quant_pipeline.market.validate import Validated, validate_rows
 from quant_pipeline.stores.meta import utc_now
-from quant_pipeline.stores.series import Connection, columns_of, insert, query
+from quant_pipeline.stores.series import Connection, columns_of, insert, query, registered
 from quant_pipeline.stores.sources import list_files, read_all
 
 PRICES = ("open", "high", "low", "close", "volume")
@@ -95,9 +96,7 @@ def _store(con: Connection, ws: Workspace, validated: Validated, report: IngestR
     )  # fmt: skip
 
 
-def _merge(
-    con: Connection, prices: pa.Table, tolerance: float, report: IngestReport
-) -> pa.Table:
+def _merge(con: Connection, prices: pa.Table, tolerance: float, report: IngestReport) -> pa.Table:
     """Versions to add, as a table without batch_id; counts go into the report."""
     stored = _stored_bars(con, prices)
     pieces: list[tuple[str, Merged]] = []
@@ -113,7 +112,9 @@ def _merge(
     ts = np.concatenate([m.bars.ts for _, m in pieces] or [np.empty(0, np.int64)])
     columns = {
         "symbol": pa.array(
-            np.repeat(np.array([s for s, _ in pieces], object), [len(m.bars.ts) for _, m in pieces]),
+            np.repeat(
+                np.array([s for s, _ in pieces], object), [len(m.bars.ts) for _, m in pieces]
+            ),
             pa.string(),
         ),
         "ts": pa.array(ts.astype(np.int32), pa.int32()).cast(pa.date32()),
@@ -129,20 +130,18 @@ _NO_BARS = Bars(np.empty(0, np.int64), _EMPTY, _EMPTY, _EMPTY, _EMPTY, _EMPTY, _
 
 
 def _stored_bars(con: Connection, prices: pa.Table) -> dict[str, Bars]:
-    """Stored bars of the delivered symbols from the delivery's first date on, and the one before."""
-    con.register("spans", prices.group_by("symbol").aggregate([("ts", "min")]))
-    try:
+    """Stored bars of delivered symbols from their first delivered date on, and the one before."""
+    with registered(con, "spans", prices.group_by("symbol").aggregate([("ts", "min")])):
         table = query(
             con,
             "WITH mine AS (SELECT b.*, s.ts_min FROM bars b JOIN spans s USING (symbol)) "
             "SELECT symbol, ts, open, high, low, close, volume, adj_index FROM mine "
             "WHERE ts >= ts_min UNION ALL "
             "SELECT symbol, ts, open, high, low, close, volume, adj_index FROM mine "
-            "WHERE ts < ts_min QUALIFY row_number() OVER (PARTITION BY symbol ORDER BY ts DESC) = 1 "
+            "WHERE ts < ts_min "
+            "QUALIFY row_number() OVER (PARTITION BY symbol ORDER BY ts DESC) = 1 "
             "ORDER BY symbol, ts",
         )
-    finally:
-        con.unregister("spans")
     return _split(table, "adj_index")
 
 
@@ -156,7 +155,7 @@ def _split(table: pa.Table, index_column: str) -> dict[str, Bars]:
     columns = [table[c].to_numpy().astype(np.float64) for c in (*PRICES, index_column)]
     return {
         symbol[a]: Bars(day[a:b], *(c[a:b] for c in columns))
-        for a, b in zip(cuts[:-1], cuts[1:], strict=True)
+        for a, b in pairwise(cuts)
     }
 
 
@@ -171,7 +170,7 @@ def _update_sessions(con: Connection, ws: Workspace) -> list[date]:
         day.astype(np.int64),
         symbol.astype(np.int64),
         min_share=spec.min_share,
-        active_sessions=spec.active_sessions,
+        active_dates=spec.active_dates,
     )
     con.execute("DELETE FROM sessions")
     insert(con, "sessions", pa.table({

@@ -35,7 +35,9 @@ from quant_pipeline.stores.series import (
 )
 
 
-def training_keys(ws: Workspace, con: Connection, key: str, task: Task) -> tuple[list[str], Any, Any]:
+def training_keys(
+    ws: Workspace, con: Connection, key: str, task: Task
+) -> tuple[list[str], Any, Any]:
     """Partitions whose increments a model of `key` learns from, and the window's first sessions.
 
     Gives the partitions, the first session of the training window, and the first session with

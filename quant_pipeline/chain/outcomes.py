@@ -35,9 +35,7 @@ def write_outcomes(
         replace(writing.con, "prediction_outcomes", table, where, [task.task_id, start, end])
         for key in keys:
             mine = [r for r in rows if ws.grid.key(r["known_at"]) == key]
-            writing.record(
-                "prediction_outcomes", key, len(mine), digest(*mine), "", task.task_id
-            )
+            writing.record("prediction_outcomes", key, len(mine), digest(*mine), "", task.task_id)
     return rows
 
 

@@ -80,5 +80,11 @@ def _empty(sessions: Days) -> Panel:
     none, no_codes = np.empty(0), np.empty(0, np.int64)
     names = ("open", "high", "low", "close", "volume", "vwap")
     return Panel(
-        np.empty(0, object), sessions, no_codes, no_codes, dict.fromkeys(names, none), none, no_codes
+        np.empty(0, object),
+        sessions,
+        no_codes,
+        no_codes,
+        dict.fromkeys(names, none),
+        none,
+        no_codes,
     )

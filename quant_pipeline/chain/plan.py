@@ -138,7 +138,7 @@ def _is_current(ws: Workspace, key: str, task: Task, fingerprint: str, recipe: s
 
 
 def require_history(ws: Workspace, key: str, task: Task) -> None:
-    """Raise NotEnoughHistory if one fold cannot fit by the end of a partition, whatever the data."""
+    """Raise NotEnoughHistory if no fold can fit by the end of a partition, whatever the data."""
     spec = ws.settings.folds
     with ws.series.reading("planning") as con:
         n_sessions = len(read_sessions(con, None, ws.grid.asof(key)))

@@ -23,6 +23,7 @@ from quant_pipeline.stores.series import (
     insert,
     query,
     read_sessions,
+    registered,
 )
 
 # A score counts as live if it was made before a later session was stored, and at once.
@@ -51,9 +52,7 @@ def find_champion(ws: Workspace, key: str, task: Task) -> tuple[str | None, str]
     frozen = ws.meta.champions().get((task.task_id, key))
     if frozen is not None:
         return frozen.model_id, frozen.why
-    rows = [
-        ModelRow(m.model_id, m.task_id, m.asof, m.status) for m in ws.meta.models(task.task_id)
-    ]
+    rows = [ModelRow(m.model_id, m.task_id, m.asof, m.status) for m in ws.meta.models(task.task_id)]
     decision = decide_champion(rows, task.task_id, ws.grid.window(key)[0])
     if decision.model_id is not None:
         _require_attempt(ws, key, task)
@@ -66,8 +65,8 @@ def _require_attempt(ws: Workspace, key: str, task: Task) -> None:
     tried |= {r.partition_key for r in ws.meta.refusals(task.task_id)}
     if previous not in tried:
         raise GateError(
-            f"Scores of {key} need the model of {task.task_id} as of {ws.grid.asof(previous)}, which "
-            f"was not trained yet. Run `quant train --asof {ws.grid.asof(previous)}`."
+            f"Scores of {key} need the model of {task.task_id} as of {ws.grid.asof(previous)}, "
+            f"which was not trained yet. Run `quant train --asof {ws.grid.asof(previous)}`."
         )
 
 
@@ -127,7 +126,9 @@ def score_shadow(ws: Workspace, model: Model, first: date, last: date) -> Scored
         newest = _newest_session(con)
     rows = _score(ws, model, features, newest)
     if not len(rows):
-        raise NoData(f"No session with features lies between {first} and {last}. See `quant status`.")
+        raise NoData(
+            f"No session with features lies between {first} and {last}. See `quant status`."
+        )
     with ws.series.writing("shadow scores") as con:
         n_new, n_different = _add(con, "predictions_shadow", rows)
     n_sessions = len(np.unique(days(rows["ts"])))
@@ -196,18 +197,17 @@ def _score(ws: Workspace, model: Model, features: pa.Table, newest: date | None)
 
 def _add(con: Connection, table: str, rows: pa.Table) -> tuple[int, int]:
     """Insert rows whose key is not stored; count them, and stored scores that differ."""
-    con.register("scored_rows", rows)
-    try:
+    with registered(con, "scored_rows", rows):
         (n_different,) = fetch_row(
             con,
             f"SELECT count(*) FILTER (p.score <> s.score) FROM scored_rows s "
             f"JOIN {table} p USING (symbol, ts, task_id, model_id)",
         )
         new = query(
-            con, f"SELECT * FROM scored_rows s ANTI JOIN {table} p USING (symbol, ts, task_id, model_id)"
+            con,
+            f"SELECT * FROM scored_rows s ANTI JOIN {table} p "
+            "USING (symbol, ts, task_id, model_id)",
         )
-    finally:
-        con.unregister("scored_rows")
     insert(con, table, new)
     return len(new), int(n_different)
 

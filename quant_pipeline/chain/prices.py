@@ -32,7 +32,9 @@ def revalidate(ws: Workspace, start: date, end: date) -> None:
 
 def describe_prices(ws: Workspace, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Bars, symbols and sessions of each partition."""
-    windows = [{"key": key, "first": w[0], "after": w[1]} for key in keys for w in [ws.grid.window(key)]]
+    windows = [
+        {"key": key, "first": w[0], "after": w[1]} for key in keys for w in [ws.grid.window(key)]
+    ]
     with ws.series.reading("describing prices") as con:
         con.register("windows", pa.Table.from_pylist(windows))
         rows = query(

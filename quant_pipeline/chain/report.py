@@ -138,9 +138,7 @@ def _permute(e: Examples) -> Examples:
     )
 
 
-def _judge(
-    name: str, task: Task, ts: Days, score: Floats, fwd_return: Floats
-) -> dict[str, Any]:
+def _judge(name: str, task: Task, ts: Days, score: Floats, fwd_return: Floats) -> dict[str, Any]:
     known = np.isfinite(score)
     ts, score, fwd_return = ts[known], score[known], fwd_return[known]
     lag = 2 * task.horizon

@@ -143,4 +143,3 @@ class Writing:
 def price_batch_id(con: Connection) -> int:
     """The newest batch of prices, 0 if there is none."""
     return int(fetch_row(con, "SELECT coalesce(max(batch_id), 0) FROM price_batches")[0])
-

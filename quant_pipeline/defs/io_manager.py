@@ -31,6 +31,7 @@ from quant_pipeline.stores.series import (
     fetch_row,
     insert,
     query,
+    registered,
 )
 
 
@@ -154,9 +155,8 @@ def replace_window(
         con.execute(f"DELETE FROM {table} WHERE {column} >= ? AND {column} < ?", [start, end])
         insert(con, table, rows)
     else:
-        con.register("first_rows", rows)
-        con.execute(f"CREATE TABLE {table} AS SELECT * FROM first_rows")
-        con.unregister("first_rows")
+        with registered(con, "first_rows", rows):
+            con.execute(f"CREATE TABLE {table} AS SELECT * FROM first_rows")
     made_from = (rows.schema.metadata or {}).get(b"price_batch_id", writing.price_batch_id)
     _record(ws, replace(writing, price_batch_id=int(made_from)), context, table, rows, column)
 

@@ -1,4 +1,4 @@
-"""`quant ingest`: store prices, report the changed partitions to Dagster, tell what became of it."""
+"""`quant ingest`: store prices, report changed partitions to Dagster, tell what became of rows."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

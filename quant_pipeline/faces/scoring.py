@@ -52,7 +52,8 @@ def _close_windows(
     """Train the model of each partition before one to score, where nobody tried yet."""
     ws = runner.workspace
     before = [ws.grid.shift(key, -1) for key in keys if key != stored.keys[0]]
-    tried = {(m.task_id, m.partition_key) for m in [*ws.meta.models(), *ws.meta.refusals()]}
+    tried = {(m.task_id, m.partition_key) for m in ws.meta.models()}
+    tried |= {(r.task_id, r.partition_key) for r in ws.meta.refusals()}
     untried = [k for k in before if any((t.task_id, k) not in tried for t in tasks)]
     train_keys(runner, missing_models(ws, stored, untried, tasks)[0], tasks)
 

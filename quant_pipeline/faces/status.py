@@ -89,7 +89,13 @@ def show_status(found: dict[str, Any]) -> None:
             )
         print_table(
             found["tasks"],
-            {"task": "task", "models": "models", "newest_asof": "newest as of", "refused": "refused",
-             "scores": "scores", "scored_through": "scored through"},
-        )  # fmt: skip
+            {
+                "task": "task",
+                "models": "models",
+                "newest_asof": "newest as of",
+                "refused": "refused",
+                "scores": "scores",
+                "scored_through": "scored through",
+            },
+        )
     typer.echo(found["next"])

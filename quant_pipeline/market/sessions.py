@@ -9,13 +9,14 @@ def find_sessions(
     symbol: npt.NDArray[np.int64],
     *,
     min_share: float,
-    active_sessions: int,
+    active_dates: int,
 ) -> npt.NDArray[np.bool_]:
     """Tell for each date with a bar whether it is a session.
 
     A date is a session if it has at least `min_share` times as many bars as there are symbols
-    that had one in the last `active_sessions` sessions before it. Until there are such symbols,
-    every date is one. A lone bar on a holiday therefore is none, and shifts no window.
+    that had one on the last `active_dates` dates (with any bar) before it. Until there are such
+    symbols, every date is one. A lone bar on a holiday therefore is none, and shifts no window;
+    where most symbols end for good, the others' dates are sessions again once those are forgotten.
 
     `day` and `symbol` are codes 0..n-1 of each bar's date (in time order) and symbol; the
     result has one entry a date. Entry d depends on bars of dates up to d only.
@@ -24,14 +25,11 @@ def find_sessions(
     n_symbols = int(symbol.max()) + 1 if len(symbol) else 0
     order = np.argsort(day, kind="stable")
     ends = np.searchsorted(day[order], np.arange(n_days + 1))
-    last_seen = np.full(n_symbols, -(active_sessions + 1), np.int64)
+    last_seen = np.full(n_symbols, -(active_dates + 1), np.int64)
     is_session = np.zeros(n_days, np.bool_)
-    n_sessions = 0
     for d in range(n_days):
         present = symbol[order[ends[d] : ends[d + 1]]]
-        n_active = int(np.count_nonzero(last_seen >= n_sessions - active_sessions))
-        if len(present) >= min_share * n_active:
-            is_session[d] = True
-            last_seen[present] = n_sessions
-            n_sessions += 1
+        n_active = int(np.count_nonzero(last_seen >= d - active_dates))
+        is_session[d] = len(present) >= min_share * n_active
+        last_seen[present] = d
     return is_session

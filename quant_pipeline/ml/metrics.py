@@ -8,7 +8,7 @@ import math
 from typing import Literal
 
 import numpy as np
-from sklearn.metrics import (  # type: ignore[import-untyped]
+from sklearn.metrics import (
     accuracy_score,
     brier_score_loss,
     log_loss,

@@ -121,6 +121,14 @@ def fetch_row(con: Connection, sql: str, parameters: Sequence[Any] = ()) -> tupl
     return tuple(row)
 
 
+@contextmanager
+def registered(con: Connection, name: str, rows: pa.Table) -> Iterator[None]:
+    """Rows as a table of that name inside the block."""
+    con.register(name, rows)
+    yield
+    con.unregister(name)  # not after an error: in an aborted transaction it would hide that one
+
+
 def insert(con: Connection, table: str, rows: pa.Table) -> None:
     """Append rows by column name; a missing or unknown column is an error, not a NULL."""
     wanted = columns_of(con, table)
@@ -129,9 +137,8 @@ def insert(con: Connection, table: str, rows: pa.Table) -> None:
             f"Rows for {table} have columns {', '.join(rows.column_names)}, but it has "
             f"{', '.join(wanted)}. Nothing was written."
         )
-    con.register("incoming_rows", rows)
-    con.execute(f"INSERT INTO {table} BY NAME SELECT * FROM incoming_rows")
-    con.unregister("incoming_rows")  # not after an error: it would fail and hide that one
+    with registered(con, "incoming_rows", rows):
+        con.execute(f"INSERT INTO {table} BY NAME SELECT * FROM incoming_rows")
 
 
 def replace(
