@@ -41,7 +41,7 @@ def finished(tmp_path_factory, market) -> SmallHome:
     with own_environment(folder):
         made = new_home(folder / "home")
         made.ingest(market)
-        made.backfill(WALK_FROM)
+        made.backfill(WALK_FROM, recorded=True)
     return made
 
 

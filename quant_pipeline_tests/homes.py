@@ -95,8 +95,8 @@ class SmallHome:
         return report
 
     @contextmanager
-    def runner(self, *, recorded: bool = True) -> Iterator[Runner]:
-        """A runner on the home's Dagster instance, or on one in memory, which is faster."""
+    def runner(self, *, recorded: bool = False) -> Iterator[Runner]:
+        """A runner on a Dagster instance in memory, which is fast, or on the home's own."""
         workspace = self.workspace
         if recorded:
             with Runner.open(workspace) as runner:
@@ -106,14 +106,14 @@ class SmallHome:
             with dg.DagsterInstance.ephemeral() as instance:
                 yield Runner(workspace, instance, job)
 
-    def backfill(self, first: date, last: date = TODAY, *, recorded: bool = True) -> Backfilled:
+    def backfill(self, first: date, last: date = TODAY, *, recorded: bool = False) -> Backfilled:
         """What `quant backfill --from --to` does."""
         with self.runner(recorded=recorded) as runner:
             return backfill(runner, first, last, runner.workspace.tasks())
 
     def run(self, assets: Sequence[str], first: str, last: str | None = None) -> None:
-        """One run of assets over partitions, which Dagster forgets."""
-        with self.runner(recorded=False) as runner:
+        """One run of assets over partitions."""
+        with self.runner() as runner:
             runner.materialize(assets, first, last or first)
 
     def copy(self, root: Path) -> "SmallHome":

@@ -57,7 +57,9 @@ def model(model_id: str, **changes: Any) -> Model:
 
 def refusal(reason: str = "too few rows", **changes: Any) -> Refusal:
     values = {"task_id": "up_5d", "partition_key": "2019-12", "asof": date(2019, 12, 31)}
-    return Refusal(**values | changes, reason=reason, run_id="", created_at=NOW)
+    return Refusal(
+        **values | {"inputs": "3f9a"} | changes, reason=reason, run_id="", created_at=NOW
+    )
 
 
 def champion(model_id: str, **changes: Any) -> Champion:

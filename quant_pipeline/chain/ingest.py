@@ -153,10 +153,7 @@ def _split(table: pa.Table, index_column: str) -> dict[str, Bars]:
     day = table["ts"].to_numpy().astype("datetime64[D]").astype(np.int64)
     cuts = [0, *(np.flatnonzero(symbol[1:] != symbol[:-1]) + 1).tolist(), len(symbol)]
     columns = [table[c].to_numpy().astype(np.float64) for c in (*PRICES, index_column)]
-    return {
-        symbol[a]: Bars(day[a:b], *(c[a:b] for c in columns))
-        for a, b in pairwise(cuts)
-    }
+    return {symbol[a]: Bars(day[a:b], *(c[a:b] for c in columns)) for a, b in pairwise(cuts)}
 
 
 def _update_sessions(con: Connection, ws: Workspace) -> list[date]:

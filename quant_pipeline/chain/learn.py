@@ -100,6 +100,15 @@ def data_fingerprint(ws: Workspace, con: Connection, key: str, task: Task) -> st
     return digest(window_start.isoformat(), *recorded.items())
 
 
+def current_inputs(ws: Workspace, key: str, task: Task) -> str:
+    """A digest of what a model of `key` would be made from now, empty if it cannot be made."""
+    try:
+        with ws.series.reading("planning") as con:
+            return digest(data_fingerprint(ws, con, key, task), recipe_id(ws, task))
+    except (GateError, NotEnoughHistory):
+        return ""
+
+
 def _rows_from(e: Examples, first: int) -> Examples:
     return Examples(
         e.symbol[first:], e.ts[first:], e.known_at[first:], e.x[first:], e.label[first:],
@@ -183,7 +192,8 @@ def _recording_refusal(ws: Workspace, key: str, task: Task, run_id: str) -> Iter
         ws.meta.add_refusal(
             Refusal(
                 task_id=task.task_id, partition_key=key, asof=ws.grid.asof(key),
-                reason=str(error), run_id=run_id, created_at=utc_now(),
+                reason=str(error), inputs=current_inputs(ws, key, task), run_id=run_id,
+                created_at=utc_now(),
             )
         )  # fmt: skip
         raise

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from datetime import date
 
 from quant_pipeline.chain.frame import frame_spec_id
-from quant_pipeline.chain.learn import data_fingerprint, recipe_id
+from quant_pipeline.chain.learn import current_inputs
 from quant_pipeline.chain.workspace import Workspace
-from quant_pipeline.errors import GateError, NoData, NotEnoughHistory
-from quant_pipeline.settings import Task
+from quant_pipeline.errors import NoData, NotEnoughHistory
+from quant_pipeline.settings import Task, digest
 from quant_pipeline.stores.meta import Batch
 from quant_pipeline.stores.series import read_sessions
 
@@ -102,13 +102,18 @@ def _why_older(
 
 def missing_models(
     ws: Workspace, stored: Stored, keys: Sequence[str], tasks: Sequence[Task]
-) -> tuple[list[str], dict[str, str]]:
-    """Closed partitions whose model is missing or was made from other data or settings.
+) -> tuple[dict[str, list[Task]], dict[str, str]]:
+    """Tasks whose model of a closed partition is missing or was made from other data or settings.
 
-    Gives those partitions and, apart, why others cannot have a model (too little history).
+    Gives those tasks by partition and, apart, why other partitions cannot have a model (open, or
+    too little history). What was refused from the same data and settings is not tried again.
     """
-    models = {(m.task_id, m.partition_key): m for m in ws.meta.models()}  # the newest one wins
-    wanted, impossible = [], {}
+    done = {
+        (m.task_id, m.partition_key): digest(m.data_fingerprint, m.recipe) for m in ws.meta.models()
+    }  # in the order of training: the newest one wins
+    refused = {(r.task_id, r.partition_key, r.inputs) for r in ws.meta.refusals()}
+    wanted: dict[str, list[Task]] = {}
+    impossible: dict[str, str] = {}
     for key in keys:
         if ws.is_open(key, stored.last_session):
             impossible[key] = ws.open_message(key, stored.last_session)
@@ -119,22 +124,11 @@ def missing_models(
             except NotEnoughHistory as error:
                 impossible[key] = str(error)
                 continue
-            model = models.get((task.task_id, key))
-            if model is None or not _is_current(
-                ws, key, task, model.data_fingerprint, model.recipe
-            ):
-                wanted.append(key)
-                break
+            now = current_inputs(ws, key, task)
+            is_done = done.get((task.task_id, key)) == now
+            if not now or not (is_done or (task.task_id, key, now) in refused):
+                wanted.setdefault(key, []).append(task)
     return wanted, impossible
-
-
-def _is_current(ws: Workspace, key: str, task: Task, fingerprint: str, recipe: str) -> bool:
-    try:
-        with ws.series.reading("planning") as con:
-            now = data_fingerprint(ws, con, key, task)
-    except GateError:
-        return False
-    return fingerprint == now and recipe == recipe_id(ws, task)
 
 
 def require_history(ws: Workspace, key: str, task: Task) -> None:

@@ -1,7 +1,6 @@
 """The eight assets: each takes its inputs, makes one call per task, and describes the result."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
@@ -15,34 +14,40 @@ from quant_pipeline.chain.outcomes import publish_outcomes, write_outcomes
 from quant_pipeline.chain.predict import describe, publish_predictions, score_partition
 from quant_pipeline.chain.prices import describe_prices, publish_coverage, revalidate
 from quant_pipeline.chain.workspace import Workspace
+from quant_pipeline.defs.describe import (
+    describe_model,
+    for_each_partition,
+    is_open,
+    markdown,
+    mean,
+    split,
+    total,
+    window,
+)
 from quant_pipeline.errors import DegenerateData, NotEnoughHistory
 
 BULK = dg.BackfillPolicy.single_run()
 ONE_BY_ONE = dg.BackfillPolicy.multi_run(1)
 WorkspaceParam = dg.ResourceParam[Workspace]
+Grid = dg.TimeWindowPartitionsDefinition
+Done = dg.MaterializeResult[None]
 
 
 class TaskConfig(dg.Config):
     """Which tasks to work on; all of quant.toml's if none is named."""
 
-    task_ids: list[str] = []
+    task_ids: list[str] = []  # noqa: RUF012 pydantic copies it
 
 
-@dataclass(frozen=True)
-class Assets:
-    """The assets of one grid."""
-
-    all: Sequence[dg.AssetsDefinition]
-    grid: dg.TimeWindowPartitionsDefinition
+def make_assets(grid: Grid) -> list[dg.AssetsDefinition]:
+    """All assets on one grid, mapped one to one; scores use the model of the partition before."""
+    return [*_market(grid), *_learning(grid), *_predictions(grid)]
 
 
-def make_assets(grid: dg.TimeWindowPartitionsDefinition) -> Assets:  # noqa: C901
-    """All assets on one grid, mapped one to one; predictions use the model of the partition before."""
-    one_before = dg.TimeWindowPartitionMapping(start_offset=-1, end_offset=-1)
-
+def _market(grid: Grid) -> list[dg.AssetsDefinition]:
     @dg.asset(partitions_def=grid, group_name="market", kinds={"duckdb"}, pool="series",
               backfill_policy=BULK)  # fmt: skip
-    def prices_daily(context: dg.AssetExecutionContext, workspace: WorkspaceParam) -> dg.MaterializeResult[None]:
+    def prices_daily(context: dg.AssetExecutionContext, workspace: WorkspaceParam) -> Done:
         """One symbol's bar on a session of the partition, as last ingested.
 
         Ingest is the only writer of prices; materializing this re-validates what is stored.
@@ -55,7 +60,7 @@ def make_assets(grid: dg.TimeWindowPartitionsDefinition) -> Assets:  # noqa: C90
         return dg.MaterializeResult(metadata=total(described))
 
     @dg.asset(partitions_def=grid, group_name="market", kinds={"duckdb"}, pool="series",
-              backfill_policy=BULK, deps=[prices_daily],
+              backfill_policy=BULK, deps=["prices_daily"],
               metadata={"partition_expr": "ts", "key": ["symbol", "ts"],
                         "rows_expected_with_prices": True})  # fmt: skip
     def features_daily(context: dg.AssetExecutionContext, workspace: WorkspaceParam) -> pa.Table:
@@ -69,7 +74,7 @@ def make_assets(grid: dg.TimeWindowPartitionsDefinition) -> Assets:  # noqa: C90
         return rows
 
     @dg.asset(partitions_def=grid, group_name="market", kinds={"duckdb"}, pool="series",
-              backfill_policy=BULK, deps=[prices_daily],
+              backfill_policy=BULK, deps=["prices_daily"],
               metadata={"partition_expr": "known_at", "key": ["task_id", "symbol", "ts"],
                         "some_rows_expected_with_prices": True})  # fmt: skip
     def labels(context: dg.AssetExecutionContext, workspace: WorkspaceParam) -> pa.Table:
@@ -82,9 +87,13 @@ def make_assets(grid: dg.TimeWindowPartitionsDefinition) -> Assets:  # noqa: C90
         })  # fmt: skip
         return rows
 
+    return [prices_daily, features_daily, labels]
+
+
+def _learning(grid: Grid) -> list[dg.AssetsDefinition]:
     @dg.asset(partitions_def=grid, group_name="learning", kinds={"duckdb"}, pool="series",
-              backfill_policy=BULK, deps=[features_daily, labels])  # fmt: skip
-    def training_frame(context: dg.AssetExecutionContext, workspace: WorkspaceParam) -> dg.MaterializeResult[None]:
+              backfill_policy=BULK, deps=["features_daily", "labels"])  # fmt: skip
+    def training_frame(context: dg.AssetExecutionContext, workspace: WorkspaceParam) -> Done:
         """An example that became trainable in the partition: a view, and one manifest a task."""
         manifests = write_manifests(workspace, context.partition_keys, context.run.run_id)
         described: dict[str, dict[str, Any]] = {}
@@ -97,10 +106,11 @@ def make_assets(grid: dg.TimeWindowPartitionsDefinition) -> Assets:  # noqa: C90
         return dg.MaterializeResult(metadata={"manifests": len(manifests)})
 
     @dg.asset(partitions_def=grid, group_name="learning", kinds={"duckdb"}, pool="series",
-              backfill_policy=ONE_BY_ONE, deps=[training_frame], output_required=False)  # fmt: skip
+              backfill_policy=ONE_BY_ONE, deps=["training_frame"],
+              output_required=False)  # fmt: skip
     def walkforward_folds(
         context: dg.AssetExecutionContext, workspace: WorkspaceParam, config: TaskConfig
-    ) -> Iterator[dg.MaterializeResult[None]]:
+    ) -> Iterator[Done]:
         """Folds of the validation protocol for a model as of the end of the partition."""
         key = context.partition_key
         if is_open(context, workspace):
@@ -118,10 +128,11 @@ def make_assets(grid: dg.TimeWindowPartitionsDefinition) -> Assets:  # noqa: C90
         yield dg.MaterializeResult(metadata={"folds": len(rows), "windows": markdown(rows)})
 
     @dg.asset(partitions_def=grid, group_name="learning", kinds={"lightgbm"}, pool="training",
-              backfill_policy=ONE_BY_ONE, deps=[walkforward_folds], output_required=False)  # fmt: skip
+              backfill_policy=ONE_BY_ONE, deps=["walkforward_folds"],
+              output_required=False)  # fmt: skip
     def lgbm_model(
         context: dg.AssetExecutionContext, workspace: WorkspaceParam, config: TaskConfig
-    ) -> Iterator[dg.MaterializeResult[None]]:
+    ) -> Iterator[Done]:
         """One trained model a task, from everything known by the as-of date."""
         if is_open(context, workspace):
             return
@@ -140,12 +151,19 @@ def make_assets(grid: dg.TimeWindowPartitionsDefinition) -> Assets:  # noqa: C90
             context.log.error(str(reason))
         yield dg.MaterializeResult(metadata=described)
 
+    return [training_frame, walkforward_folds, lgbm_model]
+
+
+def _predictions(grid: Grid) -> list[dg.AssetsDefinition]:
+    one_before = dg.TimeWindowPartitionMapping(start_offset=-1, end_offset=-1)
+
     @dg.asset(partitions_def=grid, group_name="predictions", kinds={"duckdb"}, pool="series",
               backfill_policy=BULK,
-              deps=[features_daily, dg.AssetDep(lgbm_model, partition_mapping=one_before)])  # fmt: skip
+              deps=["features_daily",
+                    dg.AssetDep("lgbm_model", partition_mapping=one_before)])  # fmt: skip
     def predictions(
         context: dg.AssetExecutionContext, workspace: WorkspaceParam, config: TaskConfig
-    ) -> dg.MaterializeResult[None]:
+    ) -> Done:
         """One symbol's score on a session of the partition, by the champion frozen at its start."""
         described: dict[str, dict[str, Any]] = {}
         for key in context.partition_keys:
@@ -164,10 +182,10 @@ def make_assets(grid: dg.TimeWindowPartitionsDefinition) -> Assets:  # noqa: C90
         return dg.MaterializeResult(metadata={"partitions": len(described)})
 
     @dg.asset(partitions_def=grid, group_name="predictions", kinds={"duckdb"}, pool="series",
-              backfill_policy=BULK, deps=[labels, predictions])  # fmt: skip
+              backfill_policy=BULK, deps=["labels", "predictions"])  # fmt: skip
     def prediction_outcomes(
         context: dg.AssetExecutionContext, workspace: WorkspaceParam, config: TaskConfig
-    ) -> dg.MaterializeResult[None]:
+    ) -> Done:
         """How scores whose labels became known in the partition turned out, by session and task."""
         keys = list(context.partition_keys)
         described: dict[str, dict[str, Any]] = {key: {} for key in keys}
@@ -181,80 +199,4 @@ def make_assets(grid: dg.TimeWindowPartitionsDefinition) -> Assets:  # noqa: C90
         for_each_partition(context, described)
         return dg.MaterializeResult(metadata={"partitions": len(keys)})
 
-    every = [prices_daily, features_daily, labels, training_frame, walkforward_folds, lgbm_model,
-             predictions, prediction_outcomes]  # fmt: skip
-    return Assets(every, grid)
-
-
-def window(context: dg.AssetExecutionContext) -> tuple[Any, Any]:
-    """The dates ``[start, end)`` of the partitions of this run."""
-    span = context.partition_time_window
-    return span.start.date(), span.end.date()
-
-
-def is_open(context: dg.AssetExecutionContext, workspace: Workspace) -> bool:
-    """Whether the run's partition may get more sessions; says so in the log."""
-    key, last = context.partition_key, workspace.last_session()
-    if workspace.is_open(key, last):
-        context.log.warning(workspace.open_message(key, last))
-        return True
-    return False
-
-
-def split(
-    workspace: Workspace, rows: pa.Table, column: str, keys: Sequence[str]
-) -> Iterator[tuple[str, pa.Table]]:
-    """Rows by partition."""
-    days = rows[column]
-    for key in keys:
-        start, end = workspace.grid.window(key)
-        yield key, rows.filter(pc.and_(pc.greater_equal(days, start), pc.less(days, end)))
-
-
-def for_each_partition(
-    context: dg.AssetExecutionContext, described: dict[str, dict[str, Any]]
-) -> None:
-    """Metadata for each partition of a run that fills several; what is not known is left out.
-
-    GraphQL has no NaN: the web UI would show an error instead of the partition.
-    """
-    for key, metadata in described.items():
-        known = {k: v for k, v in metadata.items() if v == v}  # noqa: PLR0124 NaN differs from itself
-        context.add_asset_metadata(known, partition_key=key)
-
-
-def total(described: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Sums over partitions of what can be summed."""
-    names = {name for row in described.values() for name, v in row.items() if isinstance(v, int)}
-    return {f"{name} in this run": sum(r.get(name, 0) for r in described.values()) for name in names}
-
-
-def mean(values: Any) -> float:
-    """Mean of what is there, NaN if nothing is."""
-    found = [v for v in values if v is not None]
-    return sum(found) / len(found) if found else float("nan")
-
-
-def markdown(rows: Sequence[dict[str, Any]]) -> dg.MetadataValue[Any]:
-    """Rows as a table for the web UI."""
-    if not rows:
-        return dg.MetadataValue.md("none")
-    names = list(rows[0])
-    lines = ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
-    for row in rows:
-        cells = (f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values())
-        lines.append("| " + " | ".join(cells) + " |")
-    return dg.MetadataValue.md("\n".join(lines))
-
-
-def describe_model(model: Any) -> dict[str, Any]:
-    """Metadata of a model for people, by task."""
-    shown = ("rank_ic", "rank_ic_se", "ic", "accuracy", "accuracy_base", "precision", "base_rate", "auc")
-    task = model.task_id
-    return {
-        f"{task}/model_id": model.model_id,
-        f"{task}/rows": model.n_rows,
-        f"{task}/rounds": model.rounds,
-        **{f"{task}/{k}": v for k in shown if isinstance(v := model.metrics.get(k), float)},
-        f"{task}/folds": markdown(model.fold_metrics),
-    }
+    return [predictions, prediction_outcomes]

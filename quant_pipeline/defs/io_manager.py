@@ -1,8 +1,8 @@
 """The IO manager for DuckDB: atomic, by column name, checked against its window.
 
 dagster-duckdb's own one deletes and inserts in two autocommits, swaps reordered columns, stores
-rows outside the partition, and lets an empty frame erase one. Here delete, insert and checks are one
-transaction of the series store, under its lock.
+rows outside the partition, and lets an empty frame erase one. Here delete, insert and checks are
+one transaction of the series store, under its lock.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ from pydantic import Field
 from quant_pipeline.chain.workspace import Workspace, Writing
 from quant_pipeline.errors import StoreError
 from quant_pipeline.ml.gate import require_complete
-from quant_pipeline.settings import Home, digest
+from quant_pipeline.settings import Home
 from quant_pipeline.stores.series import (
     Connection,
     columns_of,
@@ -112,7 +112,7 @@ class ArrowHandler(DbTypeHandler[pa.Table]):
         self, context: dg.OutputContext, table_slice: TableSlice, obj: pa.Table, connection: Any
     ) -> dict[str, Any]:
         writing = self.client.writing
-        assert writing is not None  # noqa: S101 connect() runs first
+        assert writing is not None  # connect() runs first
         replace_window(self.client.workspace, writing, context, table_slice, obj)
         return {"dagster/row_count": len(obj)}
 
@@ -244,7 +244,7 @@ def _require_whole(
     if n_kept:
         change = sorted(set(stored) ^ set(given))
         raise StoreError(
-            f"{table} is stored with other columns ({', '.join(change[:6])}); {n_kept} rows outside "
-            f"{start} to {end} would be mixed with new ones. Run `quant backfill`, which rebuilds all "
-            f"of it (settings {digest(*given)})."
+            f"{table} is stored with other columns ({', '.join(change[:6])}); {n_kept} rows "
+            f"outside {start} to {end} would be mixed with new ones. Run `quant backfill`, which "
+            "rebuilds all of it."
         )

@@ -1,6 +1,6 @@
 """Runs that `quant` starts: the same assets, on the home's Dagster instance, in this process."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
@@ -22,8 +22,8 @@ from quant_pipeline.chain.plan import (
     unjudged_after,
 )
 from quant_pipeline.chain.workspace import Workspace
-from quant_pipeline.defs.location import make_definitions
 from quant_pipeline.defs.instance import bury_dead_runs, open_instance
+from quant_pipeline.defs.location import make_definitions
 from quant_pipeline.errors import DegenerateData, NoData, NotEnoughHistory
 from quant_pipeline.settings import Task
 
@@ -96,19 +96,19 @@ def fill_data(runner: Runner, stored: Stored) -> dict[str, list[str]]:
     return stale
 
 
-def train(runner: Runner, keys: Sequence[str], tasks: Sequence[Task]) -> dict[str, str]:
-    """Train the models of partitions, one run each; gives why some could not be trained."""
+def train(runner: Runner, wanted: Mapping[str, Sequence[Task]]) -> dict[str, str]:
+    """Train tasks' models of partitions, one run each; gives why some could not be trained."""
     refused = {}
-    for i, key in enumerate(keys):
-        runner.progress(f"model as of {runner.workspace.grid.asof(key)}", i, len(keys))
+    for i, (key, tasks) in enumerate(wanted.items()):
+        runner.progress(f"model as of {runner.workspace.grid.asof(key)}", i, len(wanted))
         try:
             runner.materialize(
                 ["walkforward_folds", "lgbm_model"], key, key, [t.task_id for t in tasks]
             )
         except (DegenerateData, NotEnoughHistory) as error:
             refused[key] = str(error)  # the incumbent serves; the reason is in the registry
-    if keys:
-        runner.progress("models", len(keys), len(keys))
+    if wanted:
+        runner.progress("models", len(wanted), len(wanted))
     return refused
 
 
@@ -142,7 +142,7 @@ def plan_backfill(
     data = {a: list(why) for a, why in stale_data(ws, stored).items() if why}
     model_keys = _model_keys(ws, keys, stored)
     models, impossible = missing_models(ws, stored, model_keys, tasks)
-    return Backfilled(data, models, missing_scores(ws, keys, tasks), impossible)
+    return Backfilled(data, list(models), missing_scores(ws, keys, tasks), impossible)
 
 
 def backfill(
@@ -163,8 +163,9 @@ def backfill(
             _materialize_selected(runner, asset, keys, tasks)
         return Backfilled(data={asset: keys for asset in select})
     done = Backfilled(data=fill_data(runner, stored))
-    done.models, done.impossible = missing_models(ws, stored, _model_keys(ws, keys, stored), tasks)
-    done.refused = train(runner, done.models, tasks)
+    wanted, done.impossible = missing_models(ws, stored, _model_keys(ws, keys, stored), tasks)
+    done.models = list(wanted)
+    done.refused = train(runner, wanted)
     done.scores = missing_scores(ws, keys, tasks)
     score(runner, done.scores, tasks)
     for earliest, latest in stretches(ws, unjudged_after(ws, keys[-1], tasks)):

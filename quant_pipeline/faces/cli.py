@@ -176,7 +176,7 @@ def train(asof: Day = None, task: TaskId = None, as_json: Json = False) -> None:
     say(f"As-of partition {key}, as of {ws.grid.asof(key)}.")
     with progress() as tell, Runner.open(ws, tell) as runner:
         fill_data(runner, stored)
-        refused = train_keys(runner, [key], tasks)
+        refused = train_keys(runner, {key: tasks})
     if refused:
         raise NotEnoughHistory(refused[key])
     ids = {t.task_id for t in tasks}

@@ -55,7 +55,7 @@ def _close_windows(
     tried = {(m.task_id, m.partition_key) for m in ws.meta.models()}
     tried |= {(r.task_id, r.partition_key) for r in ws.meta.refusals()}
     untried = [k for k in before if any((t.task_id, k) not in tried for t in tasks)]
-    train_keys(runner, missing_models(ws, stored, untried, tasks)[0], tasks)
+    train_keys(runner, missing_models(ws, stored, untried, tasks)[0])
 
 
 def _counted(

@@ -63,6 +63,7 @@ class Refusal(SQLModel, table=True):
     partition_key: str
     asof: date
     reason: str
+    inputs: str
     run_id: str
     created_at: datetime
 
@@ -182,12 +183,13 @@ class MetaStore:
             return list(session.exec(wanted))
 
     def add_refusal(self, refusal: Refusal) -> None:
-        """Record why an as-of has no model; the same reason is not recorded twice."""
+        """Record why an as-of has no model; the same reason and inputs not twice."""
         with self.writing() as session:
             same = select(Refusal).where(
                 Refusal.task_id == refusal.task_id,
                 Refusal.partition_key == refusal.partition_key,
                 Refusal.reason == refusal.reason,
+                Refusal.inputs == refusal.inputs,
             )
             if session.exec(same).first() is None:
                 session.add(refusal)

@@ -1,0 +1,86 @@
+"""What assets tell people: metadata for each partition, tables, and words for the log."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from quant_pipeline.chain.workspace import Workspace
+
+
+def window(context: dg.AssetExecutionContext) -> tuple[Any, Any]:
+    """The dates ``[start, end)`` of the partitions of this run."""
+    span = context.partition_time_window
+    return span.start.date(), span.end.date()
+
+
+def is_open(context: dg.AssetExecutionContext, workspace: Workspace) -> bool:
+    """Whether the run's partition may get more sessions; says so in the log."""
+    key, last = context.partition_key, workspace.last_session()
+    if workspace.is_open(key, last):
+        context.log.warning(workspace.open_message(key, last))
+        return True
+    return False
+
+
+def split(
+    workspace: Workspace, rows: pa.Table, column: str, keys: Sequence[str]
+) -> Iterator[tuple[str, pa.Table]]:
+    """Rows by partition."""
+    days = rows[column]
+    for key in keys:
+        start, end = workspace.grid.window(key)
+        yield key, rows.filter(pc.and_(pc.greater_equal(days, start), pc.less(days, end)))
+
+
+def for_each_partition(
+    context: dg.AssetExecutionContext, described: dict[str, dict[str, Any]]
+) -> None:
+    """Metadata for each partition of a run that fills several; what is not known is left out.
+
+    GraphQL has no NaN: the web UI would show an error instead of the partition.
+    """
+    for key, metadata in described.items():
+        known = {k: v for k, v in metadata.items() if v == v}  # not NaN
+        context.add_asset_metadata(known, partition_key=key)
+
+
+def total(described: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Sums over partitions of what can be summed."""
+    names = {name for row in described.values() for name, v in row.items() if isinstance(v, int)}
+    rows = described.values()
+    return {f"{name} in this run": sum(row.get(name, 0) for row in rows) for name in names}
+
+
+def mean(values: Any) -> float:
+    """Mean of what is there, NaN if nothing is."""
+    found = [v for v in values if v is not None]
+    return sum(found) / len(found) if found else float("nan")
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> dg.MetadataValue[Any]:
+    """Rows as a table for the web UI."""
+    if not rows:
+        return dg.MetadataValue.md("none")
+    names = list(rows[0])
+    lines = ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
+    for row in rows:
+        cells = (f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values())
+        lines.append("| " + " | ".join(cells) + " |")
+    return dg.MetadataValue.md("\n".join(lines))
+
+
+def describe_model(model: Any) -> dict[str, Any]:
+    """Metadata of a model for people, by task."""
+    shown = ("rank_ic", "rank_ic_se", "ic", "accuracy", "accuracy_base", "precision", "base_rate",
+             "auc")  # fmt: skip
+    task = model.task_id
+    return {
+        f"{task}/model_id": model.model_id,
+        f"{task}/rows": model.n_rows,
+        f"{task}/rounds": model.rounds,
+        **{f"{task}/{k}": v for k in shown if isinstance(v := model.metrics.get(k), float)},
+        f"{task}/folds": markdown(model.fold_metrics),
+    }
