@@ -124,3 +124,12 @@ def test_the_definitions_load_as_the_web_server_loads_them(workspace):
     dg.Definitions.validate_loadable(definitions)
     job = definitions.resolve_implicit_global_asset_job_def()
     assert job.executor_def.name == "in_process"
+
+
+def test_the_daemon_looks_after_killed_runs_by_default(workspace):
+    (sensor,) = make_definitions(workspace).sensors
+    assert sensor.name == "killed_runs"
+    assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
+    with dg.DagsterInstance.ephemeral() as instance:
+        found = sensor.evaluate_tick(dg.build_sensor_context(instance))
+    assert (found.run_requests, found.skip_message) == ([], "No run was killed.")

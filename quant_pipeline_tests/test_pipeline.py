@@ -643,7 +643,7 @@ def test_another_cadence_in_a_used_home_is_refused(used):
     used.change_settings('cadence = "monthly"', 'cadence = "weekly"')
     was = used.state()
     with pytest.raises(SettingsError, match=r"made with grid\.cadence = monthly"):
-        used.backfill(WALK_FROM)
+        used.backfill(WALK_FROM, recorded=True)
     with pytest.raises(SettingsError, match=r"made with grid\.cadence = monthly"):
         used.ingest(sample_market())
     assert used.state() == was

@@ -10,6 +10,7 @@ from quant_pipeline.defs.assets import make_assets
 from quant_pipeline.defs.checks import make_checks
 from quant_pipeline.defs.grid import make_partitions
 from quant_pipeline.defs.resources import make_resources
+from quant_pipeline.defs.sensors import make_sensors
 
 
 def make_definitions(workspace: Workspace) -> dg.Definitions:
@@ -25,5 +26,6 @@ def make_definitions(workspace: Workspace) -> dg.Definitions:
         assets=assets,
         asset_checks=checks,
         resources=make_resources(workspace),
+        sensors=make_sensors(workspace.home),
         executor=dg.in_process_executor,
     )
