@@ -37,6 +37,7 @@ def kill_while_writing_labels(used) -> None:
         while '"what": "labels"' not in lock.read_text():
             assert process.poll() is None, "the run ended before it could be killed"
             assert time.monotonic() < deadline, "the run did not get there"
+            time.sleep(0.002)  # between two polls: the core belongs to the run
     finally:
         process.kill()
         process.wait()

@@ -144,8 +144,9 @@ def _read_features(con: Connection, model: Model, start: date, end: date) -> pa.
     if missing:
         raise GateError(
             f"Model {model.model_id[:12]} was trained on {len(model.features)} features, but "
-            f"features_daily lacks {', '.join(missing[:5])}. Train a model on today's features "
-            f"with `quant train`, or set the features back in quant.toml."
+            f"features_daily lacks {', '.join(missing[:5])}. A partition keeps its model: set the "
+            "features back in quant.toml to score it, or score from the next partition on with a "
+            "model trained on today's features."
         )
     names = ", ".join(f'"{name}"' for name in model.features)
     return query(
