@@ -653,3 +653,14 @@ def test_another_cadence_in_a_used_home_is_refused(used):
 def test_model_files_are_named_by_their_bytes(finished):
     for path in (finished.root / "models").glob("*.joblib"):
         assert sha256(path.read_bytes()).hexdigest() == path.stem
+
+
+def test_scores_of_a_champion_whose_feature_is_gone_stay_and_fail_no_backfill(used):
+    used.change_settings("exclude = []", 'exclude = ["KMID"]')
+    before = used.workspace.series.query("SELECT * FROM predictions ORDER BY ALL")
+    done = used.backfill(WALK_FROM)
+    assert done.models
+    assert done.scores
+    after = used.workspace.series.query("SELECT * FROM predictions ORDER BY ALL")
+    assert len(before)
+    assert after.equals(before)

@@ -88,10 +88,13 @@ def score_partition(ws: Workspace, key: str, task: Task, run_id: str = "") -> Sc
     model = ws.meta.model(model_id)
     require_model_before(model.asof, start)
     with ws.series.reading("scoring") as con:
-        features = _read_features(con, model, start, end)
-        newest = _newest_session(con)
-    rows = _score(ws, model, features, newest)
-    if len(rows):
+        lost = lost_features(con, model)
+        if lost and len(_stored_scores(con, model, start, end)):
+            why = f"{why}; stored scores stay, none is added: {lost[0]} is no feature any more"
+            rows = None
+        else:
+            rows = _score(ws, model, _read_features(con, model, start, end), _newest_session(con))
+    if rows is not None and len(rows):
         frozen = ws.meta.freeze_champion(
             Champion(
                 task_id=task.task_id, partition_key=key, model_id=model_id, why=why,
@@ -100,19 +103,26 @@ def score_partition(ws: Workspace, key: str, task: Task, run_id: str = "") -> Sc
         )  # fmt: skip
         if frozen.model_id != model_id:  # another process froze another one meanwhile
             return score_partition(ws, key, task, run_id)
+    return _store(ws, key, model, rows, why, run_id)
+
+
+def _store(
+    ws: Workspace, key: str, model: Model, rows: pa.Table | None, why: str, run_id: str
+) -> Scored:
+    """Add what is not stored yet, and record what the partition holds then."""
+    start, end = ws.grid.window(key)
+    n_new = n_different = 0
     with ws.writing("predictions", run_id) as writing:
-        n_new, n_different = _add(writing.con, "predictions", rows)
-        stored = query(
-            writing.con,
-            "SELECT symbol, ts, score FROM predictions WHERE task_id = ? AND model_id = ? "
-            "AND ts >= ? AND ts < ? ORDER BY ts, symbol",
-            [task.task_id, model_id, start, end],
+        if rows is not None:
+            n_new, n_different = _add(writing.con, "predictions", rows)
+        stored = _stored_scores(writing.con, model, start, end)
+        writing.record(
+            "predictions", key, len(stored), digest_rows(stored), model.model_id, model.task_id
         )
-        writing.record("predictions", key, len(stored), digest_rows(stored), model_id, task.task_id)
-    n_sessions = len(np.unique(days(rows["ts"])))
+    n_sessions = len(np.unique(days(stored["ts"])))
     return Scored(
-        task.task_id, key, model_id, why, n_sessions, len(rows), n_new, n_different
-    )  # fmt: skip
+        model.task_id, key, model.model_id, why, n_sessions, len(stored), n_new, n_different
+    )
 
 
 def score_shadow(ws: Workspace, model: Model, first: date, last: date) -> Scored:
@@ -138,9 +148,23 @@ def score_shadow(ws: Workspace, model: Model, first: date, last: date) -> Scored
     )  # fmt: skip
 
 
-def _read_features(con: Connection, model: Model, start: date, end: date) -> pa.Table:
+def _stored_scores(con: Connection, model: Model, start: date, end: date) -> pa.Table:
+    return query(
+        con,
+        "SELECT symbol, ts, score FROM predictions WHERE task_id = ? AND model_id = ? "
+        "AND ts >= ? AND ts < ? ORDER BY ts, symbol",
+        [model.task_id, model.model_id, start, end],
+    )
+
+
+def lost_features(con: Connection, model: Model) -> list[str]:
+    """Features of a model that features_daily has no more."""
     stored = columns_of(con, "features_daily")
-    missing = [name for name in model.features if name not in stored]
+    return [name for name in model.features if name not in stored]
+
+
+def _read_features(con: Connection, model: Model, start: date, end: date) -> pa.Table:
+    missing = lost_features(con, model)
     if missing:
         raise GateError(
             f"Model {model.model_id[:12]} was trained on {len(model.features)} features, but "

@@ -94,7 +94,7 @@ class SeriesClient(DuckDbClient):
         names = ", ".join(table_slice.columns) if table_slice.columns else "*"
         return (
             f"SELECT {names} FROM {table_slice.table} "
-            f"WHERE {column} >= DATE '{start}' AND {column} < DATE '{end}'"
+            f"WHERE {column} >= DATE '{start}' AND {column} < DATE '{end}' ORDER BY ALL"
         )
 
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from importlib.resources import files
 
-from quant_pipeline.defs.instance import open_instance, prepare
+from quant_pipeline.defs.instance import bury_dead_runs, open_instance, prepare
 from quant_pipeline.errors import StoreBusy
 from quant_pipeline.faces.output import say
 from quant_pipeline.settings import Home
@@ -19,12 +19,13 @@ HOST = "127.0.0.1"
 def serve(home: Home, port: int) -> None:
     """Serve until stopped; a second server on one home is refused."""
     _require_free(port)
-    with held(home.data / "ui.lock", f"quant ui on port {port}", 0):
+    advice = "use its page, or stop it first"
+    with held(home.data / "ui.lock", f"quant ui on port {port}", 0, advice=advice):
         # `dagster dev` advises a tool for deployments that this one does not need.
         quiet = "ignore:Function `dev_command` is superseded"
         environment = {"PYTHONWARNINGS": quiet, **os.environ, **prepare(home)}
-        with open_instance(home):
-            pass  # makes its storage before several processes of the server would at once
+        with open_instance(home) as instance:  # before several processes of the server do at once
+            bury_dead_runs(instance, home)
         say(f"Dagster on http://{HOST}:{port} (Ctrl-C stops it).")
         workspace = str(files("quant_pipeline") / "templates" / "workspace.yaml")
         command = [sys.executable, "-m", "dagster", "dev", "-w", workspace,

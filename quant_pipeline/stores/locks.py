@@ -14,7 +14,14 @@ from quant_pipeline.errors import StoreBusy
 
 
 @contextmanager
-def held(path: Path, what: str, wait_seconds: float, *, shared: bool = False) -> Iterator[None]:
+def held(
+    path: Path,
+    what: str,
+    wait_seconds: float,
+    *,
+    shared: bool = False,
+    advice: str = "try again, or raise store.lock_wait_seconds",
+) -> Iterator[None]:
     """Hold the lock file while the block runs; an exclusive holder writes its name into it.
 
     The file is never the database itself: opening and closing that one would drop DuckDB's own
@@ -24,7 +31,8 @@ def held(path: Path, what: str, wait_seconds: float, *, shared: bool = False) ->
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        _acquire(handle, path, wait_seconds, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        _acquire(handle, path, wait_seconds, kind, advice)
         os.ftruncate(handle, 0)
         if not shared:
             os.pwrite(handle, json.dumps(_holder(what)).encode(), 0)
@@ -33,7 +41,7 @@ def held(path: Path, what: str, wait_seconds: float, *, shared: bool = False) ->
         os.close(handle)
 
 
-def _acquire(handle: int, path: Path, wait_seconds: float, kind: int) -> None:
+def _acquire(handle: int, path: Path, wait_seconds: float, kind: int, advice: str) -> None:
     deadline = time.monotonic() + wait_seconds
     while True:
         try:
@@ -43,7 +51,7 @@ def _acquire(handle: int, path: Path, wait_seconds: float, kind: int) -> None:
             if time.monotonic() >= deadline:
                 raise StoreBusy(
                     f"{path.name.removesuffix('.lock')} is in use by {_describe(path)}. Waited "
-                    f"{wait_seconds:g} s; try again, or raise store.lock_wait_seconds."
+                    f"{wait_seconds:g} s; {advice}."
                 ) from None
             time.sleep(random.uniform(0.01, 0.1))
 
