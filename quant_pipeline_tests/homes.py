@@ -58,6 +58,10 @@ num_leaves = 7
 learning_rate = 0.1
 threads = 1
 """
+DATA = ["features_daily", "labels", "training_frame"]
+LEARNING = ["walkforward_folds", "lgbm_model"]
+SCORES = ["predictions", "prediction_outcomes"]
+EVERY = ["prices_daily", *DATA, *LEARNING, *SCORES]
 TABLES = (
     "price_versions", "sessions", "features_daily", "labels", "training_manifest",
     "walkforward_folds", "predictions", "prediction_outcomes",

@@ -204,7 +204,8 @@ def _judge_duplicates(
         reason[left[is_conflict]] = REASONS.index("conflicting_duplicate") + 1
         reason[left[is_again & ~is_conflict]] = REASONS.index("duplicate") + 1
         left = left[~is_again & ~is_conflict]
-    return left
+    kept: Ints = left
+    return kept
 
 
 def _prices(

@@ -101,9 +101,9 @@ def newey_west_se(series: np.ndarray, lag: int) -> float:
     if n < 3:
         return math.nan
     deviation = values - values.mean()
-    variance = deviation @ deviation / n
+    variance = float(deviation @ deviation) / n
     for j in range(1, min(lag, n - 1) + 1):
-        variance += 2 * (1 - j / (lag + 1)) * (deviation[j:] @ deviation[:-j]) / n
+        variance += 2 * (1 - j / (lag + 1)) * float(deviation[j:] @ deviation[:-j]) / n
     return math.sqrt(max(variance, 0.0) / n)
 
 
