@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from sqlalchemy import JSON, URL, Column, Engine, UniqueConstraint, event
+from sqlalchemy.pool import NullPool
 from sqlmodel import Field, Session, SQLModel, col, create_engine, select
 
 from quant_pipeline.errors import NoData, SettingsError
@@ -131,7 +132,8 @@ class MetaStore:
             url = URL.create("sqlite", database=str(self.path))  # a path may hold ? and %
             engines = {}
             for name in ("reading", "writing"):
-                engines[name] = create_engine(url, connect_args={"timeout": 60})
+                # No pool: a connection is closed with its session, not some time later.
+                engines[name] = create_engine(url, connect_args={"timeout": 60}, poolclass=NullPool)
                 event.listen(engines[name], "connect", _configure)
             event.listen(engines["writing"], "begin", _begin_immediate)
             with held(self.path.with_name(self.path.name + ".lock"), "creating the registry", 60):
