@@ -99,13 +99,38 @@ class IngestSettings(Section):
 
     tolerance: float = Field(default=1e-4, gt=0, lt=0.1)
     max_file_mib: int = Field(default=4096, gt=0)
+    duplicates: Literal["reject", "last"] = "reject"
+    sources: tuple[str, ...] = ()
+    columns: dict[str, str] = Field(default_factory=dict)
+    symbol_from_name: bool = False
+    date_format: str = ""
+    decimal: Literal[".", ","] = "."
+    header: tuple[str, ...] = ()
 
 
 class SessionSettings(Section):
     """Which dates are market sessions, decided from the past alone."""
 
+    calendar: str = ""
     min_share: float = Field(default=0.5, gt=0, le=1)
     active_dates: int = Field(default=20, ge=1)
+
+
+class SealSettings(Section):
+    """When a window is complete, so that it may train."""
+
+    coverage: float = Field(default=0.8, ge=0, le=1)
+    max_wait_sessions: int = Field(default=3, ge=1)
+
+
+class JumpSettings(Section):
+    """Which one-session moves of unadjusted prices look like splits.
+
+    `min_move` is a log move: 0.33 is -28% or +39%, between 4:3 (0.29) and 3:2 (0.41).
+    """
+
+    is_flagged: bool = True
+    min_move: float = Field(default=0.33, gt=0)
 
 
 class UniverseSettings(Section):
@@ -114,6 +139,7 @@ class UniverseSettings(Section):
     min_sessions: int = Field(default=60, ge=1)
     value_sessions: int = Field(default=60, ge=1)
     min_median_value: float = Field(default=1_000_000.0, ge=0)
+    memberships: bool = False
 
 
 class LabelSettings(Section):
@@ -195,6 +221,8 @@ class Settings(BaseSettings):
     grid: GridSettings = GridSettings()
     ingest: IngestSettings = IngestSettings()
     sessions: SessionSettings = SessionSettings()
+    seal: SealSettings = SealSettings()
+    jumps: JumpSettings = JumpSettings()
     universe: UniverseSettings = UniverseSettings()
     label: LabelSettings = LabelSettings()
     features: FeatureSettings = FeatureSettings()

@@ -22,6 +22,7 @@ from quant_pipeline.market.synthetic import make_market
 from quant_pipeline.settings import Home
 from quant_pipeline.stores.meta import Champion, Model, Refusal
 from quant_pipeline.stores.series import digest_rows, query
+from quant_pipeline.stores.sources import Reading
 
 TODAY = date(2020, 1, 1)
 # The market's 310 sessions end on Friday 2016-08-05: the window 2016-08 is open.
@@ -63,7 +64,7 @@ LEARNING = ["walkforward_folds", "lgbm_model"]
 SCORES = ["predictions", "prediction_outcomes"]
 EVERY = ["prices_daily", *DATA, *LEARNING, *SCORES]
 TABLES = (
-    "price_versions", "sessions", "features_daily", "labels", "training_manifest",
+    "price_versions", "price_superseded", "session_versions", "features_daily", "labels", "training_manifest",
     "walkforward_folds", "predictions", "prediction_outcomes",
 )  # fmt: skip
 
@@ -94,7 +95,7 @@ class SmallHome:
         for frame in frames:
             paths.append(folder / f"{len(list(folder.iterdir()))}.parquet")
             frame.to_parquet(paths[-1], index=False)
-        report = ingest(self.workspace, paths, {}, TODAY)
+        report = ingest(self.workspace, paths, Reading(), TODAY)
         assert not report.problems
         return report
 

@@ -9,18 +9,21 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quant_pipeline.market.columns import PRICE_COLUMNS
+from quant_pipeline.market.renames import Renames
 from quant_pipeline.market.validate import (
     PRICE_SCHEMA,
     REASONS,
     Validated,
     normalize_symbol,
     parse_day,
+    reject,
     validate_rows,
 )
 
@@ -53,8 +56,8 @@ tables = st.lists(row, max_size=25).map(
 )
 
 
-def check(rows: pd.DataFrame) -> Validated:
-    return validate_rows(rows, today=TODAY, first_date=FIRST)
+def check(rows: pd.DataFrame, **options: Any) -> Validated:
+    return validate_rows(rows, today=TODAY, first_date=FIRST, **options)
 
 
 def bar(**changes: Any) -> dict[str, Any]:
@@ -64,6 +67,8 @@ def bar(**changes: Any) -> dict[str, Any]:
 
 def oracle_number(text: str | None) -> float | None:
     text = (text or "").strip()
+    if re.fullmatch(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?", text):
+        text = text.replace(",", "")
     if re.fullmatch(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?|[+-]?inf", text):
         return float(text)
     return None
@@ -83,7 +88,9 @@ def oracle(values: dict[str, Any]) -> str | None:
         stamp = None
     if stamp is None and all(v[c] is None for c in PRICE_COLUMNS if c != "ts"):
         return "bad_line"
-    if not re.fullmatch(r"[A-Z0-9][A-Z0-9.\-^=&_/]{0,31}", (v["symbol"] or "").strip().upper()):
+    if not re.fullmatch(
+        r"\^?[A-Z0-9][A-Z0-9.\-^=&_/:+]{0,30}", (v["symbol"] or "").strip().upper()
+    ):
         return "bad_symbol"
     if stamp is None:
         return "bad_date"
@@ -199,7 +206,9 @@ def test_text_is_read_to_the_last_bit(price: float, neighbour: str) -> None:
         ({"ts": "2020-01-11"}, "future_date"),
         ({"ts": "2019-11-30"}, "before_grid_start"),
         ({"open": "null"}, "null_price"),
-        ({"close": "1,050.00"}, "null_price"),
+        ({"close": "1,05"}, "null_price"),
+        ({"close": "1.2M"}, "null_price"),
+        ({"volume": "$5"}, "null_volume"),
         ({"high": "inf"}, "non_finite_price"),
         ({"low": "0"}, "non_positive_price"),
         ({"volume": ""}, "null_volume"),
@@ -222,6 +231,9 @@ def test_each_defect_has_its_reason(changes: dict[str, Any], reason: str) -> Non
         {"adj_close": None},
         {"adj_close": "null"},
         {"volume": "0"},
+        {"volume": "1.2M"},
+        {"high": "1,050.00"},
+        {"symbol": "^GSPC"},
         {"high": "10.499999"},
         {"ts": "2020-01-10"},
         {"ts": "2019-12-01"},
@@ -289,6 +301,84 @@ def test_the_same_row_again_is_kept_once() -> None:
 def test_a_broken_duplicate_does_not_condemn_the_good_row() -> None:
     result = check(pd.DataFrame([bar(), bar(close="null")]))
     assert (result.n_valid, result.counts["null_price"]) == (1, 1)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(st.sampled_from("AB"), st.sampled_from("123")), max_size=12))
+def test_of_contradictions_the_last_delivered_is_kept_if_so_told(
+    given_rows: list[tuple[str, str]],
+) -> None:
+    rows = pd.DataFrame([bar(symbol=s, volume=v) for s, v in given_rows], columns=PRICE_COLUMNS)
+    last = dict(given_rows)
+    result = check(rows, duplicates="last")
+    kept = zip(*(result.prices[c].to_pylist() for c in ("symbol", "volume")), strict=True)
+    assert list(kept) == sorted((s, float(v)) for s, v in last.items())
+    n_repeats = sum(last[s] == v for s, v in given_rows) - len(last)
+    assert result.counts["duplicate"] == n_repeats
+    assert result.counts["conflicting_duplicate"] == len(rows) - len(last) - n_repeats
+
+
+def test_renamed_tickers_are_one_symbol_before_duplicates_are_judged() -> None:
+    renames = Renames.of(
+        pa.table(
+            {
+                "ticker": ["HINDALC0"],
+                "symbol": ["HINDALCO"],
+                "first": pa.array([None], pa.date32()),
+                "last": [date(2020, 1, 3)],
+            }
+        )
+    )
+    rows = pd.DataFrame(
+        [
+            bar(symbol="hindalc0"),
+            bar(symbol="HINDALCO", volume="101"),
+            bar(symbol="A"),
+            bar(symbol="HINDALC0", ts="2020-01-03"),
+            bar(symbol="HINDALC0", ts="2020-01-06"),
+        ]
+    )
+    result = check(rows, renames=renames)
+    assert result.rejected["symbol"].tolist() == ["hindalc0", "HINDALCO"]
+    assert result.counts["conflicting_duplicate"] == 2
+    assert [(p["symbol"], p["ts"].day) for p in result.prices.to_pylist()] == [
+        ("A", 2),
+        ("HINDALC0", 6),
+        ("HINDALCO", 3),
+    ]
+
+
+@settings(deadline=None, max_examples=60)
+@given(tables, st.data())
+def test_prices_moved_to_the_rejected_read_back_the_same(
+    rows: pd.DataFrame, data: st.DataObject
+) -> None:
+    rows = rows.assign(file=np.arange(len(rows)))
+    before = check(rows)
+    assert before.files is not None
+    mask = np.array(data.draw(st.lists(st.booleans(), min_size=before.n_valid,
+                                       max_size=before.n_valid)), np.bool_)  # fmt: skip
+    after = reject(before, mask, "no_session")
+    by_place = reject(before, np.flatnonzero(mask), "no_session")
+    assert by_place.prices.equals(after.prices)
+    assert after.n_read == after.n_valid + len(after.rejected) == before.n_read
+    assert (
+        after.counts["no_session"]
+        == mask.sum()
+        == sum(after.counts.values()) - sum(before.counts.values())
+    )
+    assert list(after.rejected) == [*PRICE_COLUMNS, "file", "reason"]
+    assert after.files is not None
+    files = sorted([*after.files.tolist(), *after.rejected["file"].tolist()])
+    assert files == list(range(len(rows)))
+    moved = after.rejected.iloc[len(before.rejected) :]
+    assert check(moved).prices.equals(before.prices.filter(pa.array(mask)))
+
+
+def test_rows_without_a_file_are_rejected_without_one() -> None:
+    result = check(pd.DataFrame([bar(), bar(symbol="B", close="null")]))
+    assert result.files is None
+    assert list(reject(result, np.array([0]), "no_session").rejected) == [*PRICE_COLUMNS, "reason"]
 
 
 def test_missing_adj_close_is_null_and_never_nan() -> None:

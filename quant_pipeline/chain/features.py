@@ -1,91 +1,135 @@
 """features_daily and labels: rows of a range of partitions, computed from stored bars."""
 
+from dataclasses import dataclass
 from datetime import date
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
+from quant_pipeline.chain.lists import read_memberships
 from quant_pipeline.chain.panel import Panel, read_panel
 from quant_pipeline.chain.workspace import Workspace, price_batch_id
-from quant_pipeline.market.features import compute_matrix, look_back
-from quant_pipeline.market.labels import make_labels
-from quant_pipeline.market.universe import find_members
+from quant_pipeline.errors import NoData
+from quant_pipeline.market.features import compute_matrix, look_back, spans_jump
+from quant_pipeline.market.labels import Labels, make_labels
+from quant_pipeline.market.universe import find_covered, find_members
+from quant_pipeline.settings import Task
+from quant_pipeline.stores.series import Connection
+
+Bools = npt.NDArray[np.bool_]
 
 
-def features_between(ws: Workspace, first: date, before: date) -> pa.Table:
+@dataclass(frozen=True)
+class FeatureRows:
+    """Rows of features_daily, the flagged jumps among them, and which rows span one."""
+
+    rows: pa.Table
+    is_jump: Bools
+    spans_jump: Bools
+
+
+def features_between(
+    ws: Workspace, first: date, before: date, batch_id: int | None = None
+) -> FeatureRows:
     """Features of every bar on a session in ``[first, before)``, known at its close.
 
-    Columns symbol, ts, the features (float32) and in_universe, sorted by ts, symbol.
+    Columns symbol, ts, the features (float32) and in_universe, sorted by ts, symbol; from the
+    newest prices, or from those of a batch. NaN where a window spans a flagged jump.
     """
     features = ws.features
+    needed = max(look_back(features), ws.settings.universe.value_sessions)
     with ws.series.reading("features") as con:
-        needed = max(look_back(features), ws.settings.universe.value_sessions)
-        panel, batch_id = read_panel(con, first, before, needed), price_batch_id(con)
-    values = compute_matrix(panel.symbol, panel.session, panel.columns, features)
-    keep = panel.sessions[panel.session] >= np.datetime64(first)
+        batch_id = price_batch_id(con) if batch_id is None else batch_id
+        panel = read_panel(con, first, before, needed, ws.settings.jumps, batch_id)
+        members = _members(con, ws, panel, batch_id)
+    values = compute_matrix(panel.symbol, panel.session, panel.columns, features, panel.is_jump)
+    spans = spans_jump(panel.symbol, panel.session, panel.is_jump, look_back(features))
+    keep = np.flatnonzero(panel.ts >= np.datetime64(first))
+    kept = keep[np.lexsort((panel.symbol[keep], panel.session[keep]))]
+    columns = {
+        "symbol": pa.array(panel.symbols[panel.symbol[kept]], pa.string()),
+        "ts": pa.array(panel.ts[kept], pa.date32()),
+    }
+    for j, feature in enumerate(features):
+        columns[feature.name] = pa.array(values[kept, j], pa.float32())
+    columns["in_universe"] = pa.array(members[kept])
+    rows = _made_from(batch_id, pa.table(columns))
+    return FeatureRows(rows, panel.is_jump[kept], spans[kept])
+
+
+def _members(con: Connection, ws: Workspace, panel: Panel, batch_id: int) -> Bools:
+    """Which bars are in the universe, by history, traded value and, if asked for, membership."""
     members = find_members(
         panel.symbol,
         panel.session,
         panel.traded_value,
         panel.first_session,
         ws.settings.universe,
-    )[keep]
-    order = np.lexsort((panel.symbol[keep], panel.session[keep]))
-    columns = _keys(panel, np.flatnonzero(keep)[order])
-    kept = values[keep][order]
-    for j, feature in enumerate(features):
-        columns[feature.name] = pa.array(kept[:, j], pa.float32())
-    columns["in_universe"] = pa.array(members[order])
-    return _made_from(batch_id, pa.table(columns))
-
-
-def _keys(panel: Panel, rows: np.ndarray) -> dict[str, pa.Array]:
-    return {
-        "symbol": pa.array(panel.symbols[panel.symbol[rows]], pa.string()),
-        "ts": pa.array(panel.sessions[panel.session[rows]], pa.date32()),
-    }
+    )
+    if ws.settings.universe.memberships:
+        code = {name: i for i, name in enumerate(panel.symbols)}
+        rows = read_memberships(con, batch_id).to_pylist()
+        if not rows:
+            raise NoData(
+                "universe.memberships is true, but no list of members is stored. "
+                "Run `quant ingest FILE --as memberships`, or set it to false."
+            )
+        intervals = [
+            (code[r["symbol"]], np.datetime64(r["first"]), r["last"] and np.datetime64(r["last"]))
+            for r in rows if r["symbol"] in code
+        ]  # fmt: skip
+        members &= find_covered(panel.symbol, panel.ts, intervals)
+    return members
 
 
 def labels_between(
-    ws: Workspace, first: date, before: date
-) -> tuple[pa.Table, dict[str, dict[str, int]]]:
-    """Labels of all tasks that became known in ``[first, before)``, and what was dropped why.
+    ws: Workspace, first: date, before: date, batch_id: int | None = None
+) -> pa.Table:
+    """Labels of all tasks that became known in ``[first, before)``, or the reason for none.
 
-    Columns symbol, ts, task_id, label, fwd_return, entry_ts, exit_ts, known_at; sorted by
-    task_id, ts, symbol.
+    Columns symbol, ts, task_id, label, fwd_return, entry_ts, exit_ts, known_at, reason; sorted
+    by task_id, ts, symbol; from the newest prices, or from those of a batch.
     """
     span = max(task.label_span for task in ws.settings.tasks)
     with ws.series.reading("labels") as con:
-        panel, batch_id = read_panel(con, first, before, span), price_batch_id(con)
+        batch_id = price_batch_id(con) if batch_id is None else batch_id
+        panel = read_panel(con, first, before, span, ws.settings.jumps, batch_id)
     start = int(panel.session.min()) if len(panel.session) else 0
-    close = np.full((len(panel.sessions) - start, len(panel.symbols)), np.nan)
+    shape = (len(panel.sessions) - start, len(panel.symbols))
+    close, is_jump = np.full(shape, np.nan), np.zeros(shape, np.bool_)
     close[panel.session - start, panel.symbol] = panel.columns["close"]
-    tables, dropped = [], {}
+    is_jump[panel.session - start, panel.symbol] = panel.is_jump
+    tables = []
     for task in sorted(ws.settings.tasks, key=lambda t: t.task_id):
         found = make_labels(
             close,
+            is_jump,
             panel.sessions[start:],
             task,
             np.datetime64(first),
             np.datetime64(before),
             ws.settings.label.missing_exit,
         )
-        dropped[task.task_id] = found.n_dropped
-        tables.append(
-            pa.table(
-                {
-                    "symbol": pa.array(panel.symbols[found.symbol], pa.string()),
-                    "ts": pa.array(found.ts, pa.date32()),
-                    "task_id": pa.array([task.task_id] * len(found.ts), pa.string()),
-                    "label": pa.array(found.label),
-                    "fwd_return": pa.array(found.fwd_return),
-                    "entry_ts": pa.array(found.entry_ts, pa.date32()),
-                    "exit_ts": pa.array(found.exit_ts, pa.date32()),
-                    "known_at": pa.array(found.known_at, pa.date32()),
-                }
-            )
-        )
-    return _made_from(batch_id, pa.concat_tables(tables)), dropped
+        tables.append(_label_rows(panel, task, found))
+    return _made_from(batch_id, pa.concat_tables(tables))
+
+
+def _label_rows(panel: Panel, task: Task, found: Labels) -> pa.Table:
+    is_usable = found.reason == ""
+    return pa.table(
+        {
+            "symbol": pa.array(panel.symbols[found.symbol], pa.string()),
+            "ts": pa.array(found.ts, pa.date32()),
+            "task_id": pa.array([task.task_id] * len(found.ts), pa.string()),
+            "label": pa.array(found.label, mask=~is_usable),
+            "fwd_return": pa.array(found.fwd_return, mask=~is_usable),
+            "entry_ts": pa.array(found.entry_ts, pa.date32()),
+            "exit_ts": pa.array(found.exit_ts, pa.date32()),
+            "known_at": pa.array(found.known_at, pa.date32()),
+            "reason": pa.array(found.reason, pa.string(), mask=is_usable),
+        }
+    )
 
 
 def _made_from(batch_id: int, rows: pa.Table) -> pa.Table:

@@ -52,6 +52,9 @@ _MANIFEST = pa.schema(
         ("first_ts", pa.date32()),
         ("last_ts", pa.date32()),
         ("n_labels", pa.int64()),
+        ("n_no_entry_bar", pa.int64()),
+        ("n_no_exit_bar", pa.int64()),
+        ("n_suspect_jump", pa.int64()),
         ("n_outside_universe", pa.int64()),
         ("n_without_features", pa.int64()),
         ("feature_set_id", pa.string()),
@@ -69,17 +72,18 @@ def _manifests(
     fingerprints = fingerprint_partitions(ws, found, keys, task)
     counts = query(
         con,
-        "SELECT l.known_at, count(*) AS n_labels, count(f.symbol) AS n_with "
+        "SELECT l.known_at, count(l.label) AS n_labels, "
+        "count(f.symbol) FILTER (l.reason IS NULL) AS n_with, "
+        "count(*) FILTER (l.reason = 'no_entry_bar') AS n_no_entry_bar, "
+        "count(*) FILTER (l.reason = 'no_exit_bar') AS n_no_exit_bar, "
+        "count(*) FILTER (l.reason = 'suspect_jump') AS n_suspect_jump "
         "FROM labels l LEFT JOIN features_daily f USING (symbol, ts) "
         "WHERE l.task_id = ? AND l.known_at >= ? AND l.known_at < ? GROUP BY l.known_at",
         [task.task_id, start, end],
     ).to_pylist()
-    n_labels: Counter[str] = Counter()
-    n_with: Counter[str] = Counter()
+    totals: dict[str, Counter[str]] = {key: Counter() for key in keys}
     for row in counts:
-        key = ws.grid.key(row["known_at"])
-        n_labels[key] += row["n_labels"]
-        n_with[key] += row["n_with"]
+        totals[ws.grid.key(row.pop("known_at"))].update(row)
     rows = []
     for key in keys:
         part = in_window(found, *ws.grid.window(key))
@@ -92,9 +96,12 @@ def _manifests(
                 "n_symbols": len(np.unique(found.symbol[part].astype(str))),
                 "first_ts": ts[0].item() if len(ts) else None,
                 "last_ts": ts[-1].item() if len(ts) else None,
-                "n_labels": n_labels[key],
-                "n_outside_universe": n_with[key] - len(ts),
-                "n_without_features": n_labels[key] - n_with[key],
+                "n_labels": totals[key]["n_labels"],
+                "n_no_entry_bar": totals[key]["n_no_entry_bar"],
+                "n_no_exit_bar": totals[key]["n_no_exit_bar"],
+                "n_suspect_jump": totals[key]["n_suspect_jump"],
+                "n_outside_universe": totals[key]["n_with"] - len(ts),
+                "n_without_features": totals[key]["n_labels"] - totals[key]["n_with"],
                 "feature_set_id": ws.feature_set_id,
                 "fingerprint": fingerprints[key],
             }

@@ -1,32 +1,44 @@
 """Ingest: the only writer of price rows; one command is one batch and one transaction."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from quant_pipeline.chain.lists import read_renames
+from quant_pipeline.chain.panel import days
+from quant_pipeline.chain.seal import frozen_range
+from quant_pipeline.chain.sessions import Decision, decide_sessions, store_sessions
 from quant_pipeline.chain.workspace import Workspace, price_batch_id
 from quant_pipeline.errors import SourceError
 from quant_pipeline.market.adjust import Bars, Merged, merge_delivery
-from quant_pipeline.market.sessions import find_sessions
-from quant_pipeline.market.validate import Validated, validate_rows
+from quant_pipeline.market.validate import PRICE_SCHEMA, Validated, reject, validate_rows
 from quant_pipeline.stores.meta import utc_now
-from quant_pipeline.stores.series import Connection, columns_of, insert, query, registered
-from quant_pipeline.stores.sources import list_files, read_all
+from quant_pipeline.stores.series import Connection, insert, query, registered
+from quant_pipeline.stores.sources import Reading, list_files, read_all
 
 PRICES = ("open", "high", "low", "close", "volume")
+SHOWN_RESTATED = 10
+_BY_SYMBOL = [("symbol", "ascending"), ("ts", "ascending")]
 
 
 @dataclass
 class IngestReport:
-    """What became of every row that was read; the counts add up to `n_read`."""
+    """What became of every row that was read.
+
+    n_read = n_new + n_restated + n_unchanged + all of n_rejected. Apart from that, n_late of the
+    new ones came after their window was sealed, n_rebased of the unchanged ones are on another
+    scale, n_relinked stored bars got another index because of a restated one before them, and
+    n_readmitted rows that earlier deliveries brought too few of are bars of a session now.
+    """
 
     source: str
     batch_id: int | None = None
@@ -35,18 +47,22 @@ class IngestReport:
     n_restated: int = 0
     n_unchanged: int = 0
     n_rejected: dict[str, int] = field(default_factory=dict)
+    n_late: int = 0
     n_relinked: int = 0
     n_rebased: int = 0
-    n_no_session: int = 0
+    n_readmitted: int = 0
     n_symbols: int = 0
+    n_new_sessions: int = 0
     first_changed: date | None = None
     last_changed: date | None = None
+    newest_session: date | None = None
+    restated: list[dict[str, Any]] = field(default_factory=list)
+    changed_keys: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
 
-def ingest(
-    ws: Workspace, paths: Sequence[Path], columns: Mapping[str, str], today: date
-) -> IngestReport:
+def ingest(ws: Workspace, paths: Sequence[Path], reading: Reading, today: date) -> IngestReport:
     """Read files, store what is new or differs, reject the rest by reason.
 
     A file that is no table is named in `problems` and the others are read. Ingesting the same
@@ -54,54 +70,203 @@ def ingest(
     """
     ws.require_same_grid()
     report = IngestReport(source=", ".join(str(p) for p in paths))
-    frames = []
-    limit = ws.settings.ingest.max_file_mib << 20
-    for delivery in read_all(list_files(paths), columns, limit):
-        if delivery.rows is None:
-            report.problems.append(f"{delivery.path.name}: {delivery.problem}")
-        else:
-            frames.append(delivery.rows)
-    if not frames:
-        raise SourceError("\n".join(["Nothing could be read:", *report.problems]))
-    rows = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
-    validated = validate_rows(rows, today=today, first_date=ws.grid.start)
-    report.n_read = len(rows)
-    report.n_rejected = {k: n for k, n in validated.counts.items() if n}
+    rows, names = _read(paths, reading, report)
+    renames = read_renames(ws)
+    validated = validate_rows(
+        rows, today=today, first_date=ws.grid.start, renames=renames.map,
+        duplicates=ws.settings.ingest.duplicates,
+    )  # fmt: skip
+    del rows
+    report.n_read = validated.n_read
     with ws.series.writing("ingest") as con:
-        _store(con, ws, validated, report)
+        renames.require_current(con)
+        _store(con, ws, validated, names, report)
     return report
 
 
-def _store(con: Connection, ws: Workspace, validated: Validated, report: IngestReport) -> None:
-    prices = validated.prices
-    report.n_symbols = len(pc.unique(prices["symbol"]))
-    changed = _merge(con, prices, ws.settings.ingest.tolerance, report)
-    if not len(changed):
-        report.n_no_session = _count_outside_sessions(con, prices)
+def reading_of(ws: Workspace, **given: Any) -> Reading:
+    """How files are read: what a command says, else quant.toml's [ingest]."""
+    spec = ws.settings.ingest
+    columns = {**spec.columns, **given.pop("columns", {})}
+    names = ("symbol_from_name", "date_format", "decimal", "header")
+    chosen = {name: given.get(name) or getattr(spec, name) for name in names}
+    return Reading(columns=columns, max_bytes=spec.max_file_mib << 20, **chosen)
+
+
+def pull_sources(ws: Workspace) -> IngestReport | None:
+    """Ingest the files and folders that quant.toml names (ingest.sources), None if it has none."""
+    paths = [ws.home.root / source for source in ws.settings.ingest.sources]
+    return ingest(ws, paths, reading_of(ws), ws.today()) if paths else None
+
+
+def _read(
+    paths: Sequence[Path], reading: Reading, report: IngestReport
+) -> tuple[pd.DataFrame, list[str]]:
+    """Rows of all files, numbered by file, and the files' names."""
+    frames: list[pd.DataFrame] = []
+    names: list[str] = []
+    for delivery in read_all(list_files(paths), reading):
+        if delivery.rows is None:
+            report.problems.append(f"{delivery.path.name}: {delivery.problem}")
+            continue
+        if delivery.note:
+            report.notes.append(f"{delivery.path.name}: {delivery.note}")
+        delivery.rows["file"] = np.full(len(delivery.rows), len(names), np.int32)
+        frames.append(delivery.rows)
+        names.append(str(delivery.path))
+    if not frames:
+        raise SourceError("\n".join(["Nothing could be read:", *report.problems]))
+    return (pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]), names
+
+
+def _store(
+    con: Connection, ws: Workspace, validated: Validated, names: list[str], report: IngestReport
+) -> None:
+    batch_id = price_batch_id(con) + 1
+    waiting = _waiting_rows(con)
+    report.n_symbols = len(pc.unique(validated.prices["symbol"]))
+    decision = None
+    readmitted = PRICE_SCHEMA.empty_table()
+    if len(validated.prices):
+        decision = decide_sessions(con, ws, [validated.prices, waiting])
+        is_outside = ~decision.holds(days(validated.prices["ts"]))
+        if is_outside.any():
+            validated = reject(validated, is_outside, "no_session")
+        readmitted = _readmit(con, validated.prices, waiting, decision, batch_id)
+    report.n_rejected = {k: n for k, n in validated.counts.items() if n}
+    report.n_readmitted = len(readmitted)
+    changed = _merge(con, ws, [validated.prices, readmitted], report)
+    n_stored = _store_rejected(con, validated.rejected, names, batch_id)
+    is_known_dates = decision is None or not decision.is_changed.any()
+    if not len(changed) and not n_stored and is_known_dates and not len(readmitted):
         return
-    report.batch_id = batch_id = price_batch_id(con) + 1
-    changed = changed.append_column("batch_id", pa.array(np.full(len(changed), batch_id)))
-    insert(con, "price_versions", changed)
-    flipped = _update_sessions(con, ws)
-    days = [*changed["ts"].to_pylist(), *flipped]
-    report.first_changed, report.last_changed = min(days), max(days)
-    report.n_no_session = _count_outside_sessions(con, prices)
-    if len(validated.rejected):
-        _store_rejected(con, validated.rejected, batch_id, report.source)
+    report.batch_id = batch_id
+    if decision is not None:
+        store_sessions(con, decision, batch_id)
+    store_versions(con, changed, batch_id)
+    flipped = [] if decision is None else decision.ts[decision.is_flipped].tolist()
+    note_changes(con, ws, [*set(changed["ts"].to_pylist()), *flipped], batch_id, report)
+    if decision is not None:
+        sessions = decision.ts[decision.is_session]
+        report.newest_session = sessions[-1].item() if len(sessions) else None
+        report.n_new_sessions = int((decision.is_flipped & decision.is_session).sum())
+    record_batch(con, "prices", report)
+
+
+def note_changes(
+    con: Connection, ws: Workspace, changed: Sequence[date], batch_id: int, report: IngestReport
+) -> None:
+    """Store which dates a batch changed: what was made from them before is stale."""
+    found = sorted(set(changed))
+    if found:
+        report.first_changed, report.last_changed = found[0], found[-1]
+        report.changed_keys = list(dict.fromkeys(ws.grid.key(d) for d in found))
+        insert(con, "price_changes", pa.table({
+            "batch_id": pa.array(np.full(len(found), batch_id)), "ts": pa.array(found, pa.date32()),
+        }))  # fmt: skip
+    rows = query(
+        con,
+        "SELECT symbol, ts, old_close, close, old_volume, volume, index_change "
+        "FROM prices_restated WHERE batch_id = ? AND change = 'restated' "
+        f"ORDER BY symbol, ts LIMIT {SHOWN_RESTATED}",
+        [batch_id],
+    )
+    report.restated = rows.to_pylist()
+
+
+def record_batch(con: Connection, kind: str, report: IngestReport) -> None:
+    """Note a batch with its counts."""
     counts = {k: v for k, v in vars(report).items() if k.startswith("n_")}
     con.execute(
-        "INSERT INTO price_batches VALUES (?, ?, ?, ?, ?, ?)",
-        [batch_id, utc_now(), report.source, report.first_changed, report.last_changed,
-         json.dumps(counts)],
+        "INSERT INTO price_batches VALUES (?, ?, ?, ?, ?, ?, ?)",
+        [report.batch_id, utc_now(), kind, report.source, report.first_changed,
+         report.last_changed, json.dumps(counts)],
     )  # fmt: skip
 
 
-def _merge(con: Connection, prices: pa.Table, tolerance: float, report: IngestReport) -> pa.Table:
+# --- Rows that wait for their date to become a session
+
+
+def _waiting_rows(con: Connection) -> pa.Table:
+    """Rejected bars of dates that may still become sessions, the newest of each."""
+    frozen = frozen_range(con)
+    first, last = frozen or (date.max, date.min)
+    rows = query(
+        con,
+        "SELECT symbol, CAST(ts AS DATE) AS ts, "
+        + ", ".join(f"CAST({name} AS DOUBLE) AS {name}" for name in PRICE_SCHEMA.names[2:])
+        + " FROM prices_rejected WHERE reason = 'no_session' AND readmitted_in IS NULL "
+        "AND NOT (CAST(ts AS DATE) BETWEEN ? AND ?) "
+        "QUALIFY row_number() OVER (PARTITION BY symbol, ts ORDER BY batch_id DESC) = 1 "
+        "ORDER BY symbol, ts",
+        [first, last],
+    )
+    return rows.cast(PRICE_SCHEMA)
+
+
+def _readmit(
+    con: Connection, prices: pa.Table, waiting: pa.Table, decision: Decision, batch_id: int
+) -> pa.Table:
+    """Waiting bars whose date is a session now and which neither came again nor are stored."""
+    is_session = decision.holds(days(waiting["ts"]))
+    if not is_session.any():
+        return PRICE_SCHEMA.empty_table()
+    found = waiting.filter(pa.array(is_session))
+    with registered(con, "found", found), registered(con, "delivered", prices):
+        con.execute(
+            "UPDATE prices_rejected r SET readmitted_in = ? WHERE reason = 'no_session' "
+            "AND readmitted_in IS NULL AND CAST(ts AS DATE) IN (SELECT ts FROM found)",
+            [batch_id],
+        )
+        rows = query(
+            con,
+            "SELECT * FROM found ANTI JOIN delivered USING (symbol, ts) "
+            "ANTI JOIN bars USING (symbol, ts) ORDER BY symbol, ts",
+        )
+    return rows.cast(PRICE_SCHEMA)
+
+
+def _store_rejected(
+    con: Connection, rejected: pd.DataFrame, names: list[str], batch_id: int
+) -> int:
+    """Store rejected rows, but for those that an earlier delivery of the same text left."""
+    if not len(rejected):
+        return 0
+    text = [*PRICE_SCHEMA.names, "reason"]
+    columns = {
+        c: pa.array([None if pd.isna(v) else str(v) for v in rejected[c]], pa.string())
+        for c in text
+    }
+    files = rejected["file"].to_numpy()
+    columns["source"] = pa.array([names[i] if i >= 0 else "" for i in files], pa.string())
+    columns["batch_id"] = pa.array(np.full(len(rejected), batch_id))
+    columns["readmitted_in"] = pa.nulls(len(rejected), pa.int64())
+    same = " AND ".join(f"o.{c} IS NOT DISTINCT FROM n.{c}" for c in text)
+    with registered(con, "all_rejected", pa.table(columns)):
+        new = query(
+            con,
+            f"SELECT * FROM all_rejected n WHERE NOT EXISTS (FROM prices_rejected o WHERE {same})",
+        )
+    insert(con, "prices_rejected", new)
+    return len(new)
+
+
+# --- Versions
+
+
+def _merge(
+    con: Connection, ws: Workspace, deliveries: list[pa.Table], report: IngestReport
+) -> pa.Table:
     """Versions to add, as a table without batch_id; counts go into the report."""
+    prices = deliveries[0]
+    if len(deliveries[1]):
+        prices = pa.concat_tables(deliveries).sort_by(
+            [("symbol", "ascending"), ("ts", "ascending")]
+        )
     stored = _stored_bars(con, prices)
     pieces: list[tuple[str, Merged]] = []
-    for symbol, given in _split(prices, "adj_close").items():
-        merged = merge_delivery(stored.get(symbol, _NO_BARS), given, tolerance)
+    for symbol, given in split_bars(prices, "adj_close").items():
+        merged = merge_delivery(stored.get(symbol, NO_BARS), given, ws.settings.ingest.tolerance)
         report.n_new += merged.n_new
         report.n_restated += merged.n_restated
         report.n_relinked += merged.n_relinked
@@ -109,15 +274,30 @@ def _merge(con: Connection, prices: pa.Table, tolerance: float, report: IngestRe
         report.n_rebased += merged.n_rebased
         if len(merged.bars.ts):
             pieces.append((symbol, merged))
+    report.n_new -= len(deliveries[1])
+    changed = to_versions(pieces)
+    frozen = frozen_range(con)
+    if frozen is not None:
+        late = (days(changed["ts"]) <= np.datetime64(frozen[1])) & (
+            changed["change"].to_numpy(zero_copy_only=False) == "new"
+        )
+        report.n_late = int(late.sum())
+        change = pc.if_else(pa.array(late), "late", changed["change"])
+        changed = changed.set_column(changed.column_names.index("change"), "change", change)
+    return changed
+
+
+def to_versions(pieces: Sequence[tuple[str, Merged]]) -> pa.Table:
+    """Bars to store of several symbols as one table (symbol, ts, change, prices, adj_index)."""
+    sizes = [len(m.bars.ts) for _, m in pieces]
+    codes = np.repeat(np.arange(len(pieces), dtype=np.int32), sizes)
+    names = pa.array([s for s, _ in pieces], pa.string())
     ts = np.concatenate([m.bars.ts for _, m in pieces] or [np.empty(0, np.int64)])
+    change = np.concatenate([m.change for _, m in pieces] or [np.empty(0, object)])
     columns = {
-        "symbol": pa.array(
-            np.repeat(
-                np.array([s for s, _ in pieces], object), [len(m.bars.ts) for _, m in pieces]
-            ),
-            pa.string(),
-        ),
+        "symbol": pa.DictionaryArray.from_arrays(pa.array(codes), names).cast(pa.string()),
         "ts": pa.array(ts.astype(np.int32), pa.int32()).cast(pa.date32()),
+        "change": pa.array(change, pa.string()),
     }
     for name in (*PRICES, "index"):
         values = [getattr(m.bars, name) for _, m in pieces] or [np.empty(0)]
@@ -125,8 +305,29 @@ def _merge(con: Connection, prices: pa.Table, tolerance: float, report: IngestRe
     return pa.table(columns)
 
 
+def store_versions(
+    con: Connection, rows: pa.Table, batch_id: int, *, deleted: bool = False
+) -> None:
+    """Append versions, and note which ones they take the place of."""
+    if not len(rows):
+        return
+    rows = rows.append_column("batch_id", pa.array(np.full(len(rows), batch_id)))
+    rows = rows.append_column("deleted", pa.array(np.full(len(rows), deleted)))
+    span = pc.min_max(rows["ts"]).as_py()
+    with registered(con, "new_versions", rows):
+        con.execute(
+            "INSERT INTO price_superseded "
+            "SELECT v.symbol, v.ts, v.batch_id, ? FROM price_versions v "
+            "SEMI JOIN new_versions USING (symbol, ts) "
+            "ANTI JOIN price_superseded s USING (symbol, ts, batch_id) "
+            "WHERE v.ts BETWEEN ? AND ?",
+            [batch_id, span["min"], span["max"]],
+        )
+    insert(con, "price_versions", rows)
+
+
 _EMPTY = np.empty(0)
-_NO_BARS = Bars(np.empty(0, np.int64), _EMPTY, _EMPTY, _EMPTY, _EMPTY, _EMPTY, _EMPTY)
+NO_BARS = Bars(np.empty(0, np.int64), _EMPTY, _EMPTY, _EMPTY, _EMPTY, _EMPTY, _EMPTY)
 
 
 def _stored_bars(con: Connection, prices: pa.Table) -> dict[str, Bars]:
@@ -134,66 +335,23 @@ def _stored_bars(con: Connection, prices: pa.Table) -> dict[str, Bars]:
     with registered(con, "spans", prices.group_by("symbol").aggregate([("ts", "min")])):
         table = query(
             con,
-            "WITH mine AS (SELECT b.*, s.ts_min FROM bars b JOIN spans s USING (symbol)) "
-            "SELECT symbol, ts, open, high, low, close, volume, adj_index FROM mine "
-            "WHERE ts >= ts_min UNION ALL "
-            "SELECT symbol, ts, open, high, low, close, volume, adj_index FROM mine "
-            "WHERE ts < ts_min "
-            "QUALIFY row_number() OVER (PARTITION BY symbol ORDER BY ts DESC) = 1 "
-            "ORDER BY symbol, ts",
+            "WITH before AS (SELECT b.symbol, max(b.ts) AS ts FROM bars b "
+            "JOIN spans s USING (symbol) WHERE b.ts < s.ts_min GROUP BY b.symbol) "
+            "SELECT b.symbol, b.ts, open, high, low, close, volume, adj_index FROM bars b "
+            "JOIN spans s USING (symbol) LEFT JOIN before ON before.symbol = b.symbol "
+            "WHERE b.ts >= coalesce(before.ts, s.ts_min) ORDER BY b.symbol, b.ts",
         )
-    return _split(table, "adj_index")
+    return split_bars(table, "adj_index")
 
 
-def _split(table: pa.Table, index_column: str) -> dict[str, Bars]:
+def split_bars(table: pa.Table, index_column: str) -> dict[str, Bars]:
     """Bars by symbol from a table sorted by symbol, ts."""
     if not len(table):
         return {}
-    symbol = table["symbol"].to_numpy()
-    day = table["ts"].to_numpy().astype("datetime64[D]").astype(np.int64)
-    cuts = [0, *(np.flatnonzero(symbol[1:] != symbol[:-1]) + 1).tolist(), len(symbol)]
+    symbol = table["symbol"].combine_chunks().dictionary_encode()
+    codes = symbol.indices.to_numpy()
+    names = symbol.dictionary.to_pylist()
+    day = days(table["ts"]).astype(np.int64)
+    cuts = [0, *(np.flatnonzero(codes[1:] != codes[:-1]) + 1).tolist(), len(codes)]
     columns = [table[c].to_numpy().astype(np.float64) for c in (*PRICES, index_column)]
-    return {symbol[a]: Bars(day[a:b], *(c[a:b] for c in columns)) for a, b in pairwise(cuts)}
-
-
-def _update_sessions(con: Connection, ws: Workspace) -> list[date]:
-    """Decide anew which dates are sessions; gives known dates whose answer changed."""
-    before = dict(con.execute("SELECT ts, is_session FROM sessions").fetchall())
-    bars = query(con, "SELECT ts, symbol FROM bars")
-    days, day = np.unique(bars["ts"].to_numpy(), return_inverse=True)
-    symbol = bars["symbol"].combine_chunks().dictionary_encode().indices.to_numpy()
-    spec = ws.settings.sessions
-    is_session = find_sessions(
-        day.astype(np.int64),
-        symbol.astype(np.int64),
-        min_share=spec.min_share,
-        active_dates=spec.active_dates,
-    )
-    con.execute("DELETE FROM sessions")
-    insert(con, "sessions", pa.table({
-        "ts": pa.array(days.astype("datetime64[D]"), pa.date32()),
-        "n_bars": pa.array(np.bincount(day, minlength=len(days)).astype(np.int64)),
-        "is_session": pa.array(is_session),
-    }))  # fmt: skip
-    after = zip(days.astype("datetime64[D]").tolist(), is_session.tolist(), strict=True)
-    return [d for d, answer in after if before.get(d, answer) != answer]
-
-
-def _count_outside_sessions(con: Connection, prices: pa.Table) -> int:
-    """Delivered bars on dates that are no session: stored, but not part of prices_daily."""
-    rows = con.execute("SELECT ts FROM sessions WHERE NOT is_session").fetchall()
-    closed = np.array([d for (d,) in rows], "datetime64[D]")
-    return int(np.isin(prices["ts"].to_numpy().astype("datetime64[D]"), closed).sum())
-
-
-def _store_rejected(con: Connection, rejected: pd.DataFrame, batch_id: int, source: str) -> None:
-    names = [c for c in columns_of(con, "prices_rejected") if c not in ("batch_id", "source")]
-    columns = {
-        c: pa.array([None if pd.isna(v) else str(v) for v in rejected[c]], pa.string())
-        if c in rejected
-        else pa.nulls(len(rejected), pa.string())
-        for c in names
-    }
-    columns["batch_id"] = pa.array(np.full(len(rejected), batch_id))
-    columns["source"] = pa.array([source] * len(rejected), pa.string())
-    insert(con, "prices_rejected", pa.table(columns))
+    return {names[codes[a]]: Bars(day[a:b], *(c[a:b] for c in columns)) for a, b in pairwise(cuts)}

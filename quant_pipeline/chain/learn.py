@@ -18,6 +18,7 @@ import pyarrow as pa
 import quant_pipeline
 from quant_pipeline.chain.frame import fingerprint_partitions, to_examples
 from quant_pipeline.chain.panel import days
+from quant_pipeline.chain.seal import require_sealed
 from quant_pipeline.chain.workspace import Workspace, price_batch_id
 from quant_pipeline.errors import DegenerateData, GateError, NotEnoughHistory
 from quant_pipeline.ml.gate import require_complete, require_unchanged, require_usable
@@ -125,8 +126,32 @@ def write_folds(ws: Workspace, key: str, task: Task, run_id: str = "") -> list[d
         return _write_folds(ws, key, task, run_id)
 
 
+def settled_model(ws: Workspace, key: str, task: Task) -> Model | None:
+    """The model of a sealed partition whose data was restated since: it stays as it is.
+
+    It has today's settings, but learned from what was known before. None if there is no such
+    model, or if training would use the same data.
+    """
+    recipe = recipe_id(ws, task)
+    same = [
+        m for m in ws.meta.models(task.task_id) if m.partition_key == key and m.recipe == recipe
+    ]
+    if not same:
+        return None
+    with ws.series.reading("training") as con:
+        now = data_fingerprint(ws, con, key, task)
+    return None if any(m.data_fingerprint == now for m in same) else same[-1]
+
+
 def _write_folds(ws: Workspace, key: str, task: Task, run_id: str) -> list[dict[str, Any]]:
-    ws.require_closed(key)
+    require_sealed(ws, key)
+    if settled_model(ws, key, task):
+        rows = ws.series.query(
+            "FROM walkforward_folds WHERE partition_key = ? AND task_id = ? ORDER BY fold",
+            [key, task.task_id],
+        )
+        settled: list[dict[str, Any]] = rows.to_pylist()
+        return settled
     with ws.series.reading("folds") as con:
         require_frame(ws, con, key, task)
         _, window_start, _ = training_keys(ws, con, key, task)
@@ -177,6 +202,7 @@ def read_folds(con: Connection, key: str, task_id: str) -> list[Fold]:
 def train_or_refuse(ws: Workspace, key: str, task: Task, run_id: str = "") -> Model:
     """Train, store and register the model of a closed partition.
 
+    A restatement changes no model of a sealed partition: the one that is there is given.
     Data from which no usable model can come is recorded as a refusal, so that the incumbent
     may serve the next partition, and the error goes on to the caller.
     """
@@ -200,7 +226,10 @@ def _recording_refusal(ws: Workspace, key: str, task: Task, run_id: str) -> Iter
 
 
 def _train(ws: Workspace, key: str, task: Task, run_id: str) -> Model:
-    ws.require_closed(key)
+    require_sealed(ws, key)
+    settled = settled_model(ws, key, task)
+    if settled is not None:
+        return settled
     began = time.perf_counter()
     with ws.series.reading("training") as con:
         examples, fingerprint = read_examples(ws, con, key, task)

@@ -25,7 +25,8 @@ def write_outcomes(
             con,
             "SELECT p.model_id, p.origin, p.ts, p.symbol, p.score, l.known_at, l.label, "
             "l.fwd_return FROM predictions p JOIN labels l USING (symbol, ts, task_id) "
-            "WHERE p.task_id = ? AND l.known_at >= ? AND l.known_at < ? ORDER BY p.ts, p.symbol",
+            "WHERE l.reason IS NULL AND p.task_id = ? AND l.known_at >= ? AND l.known_at < ? "
+            "ORDER BY p.ts, p.symbol",
             [task.task_id, start, end],
         )
     rows = _judge(judged, task)

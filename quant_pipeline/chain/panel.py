@@ -7,6 +7,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from quant_pipeline.market.jumps import JUMP_LOOK_BACK, find_jumps
+from quant_pipeline.settings import JumpSettings
+from quant_pipeline.stores.schema import NEWEST
 from quant_pipeline.stores.series import (
     Connection,
     read_first_bars,
@@ -17,6 +20,7 @@ from quant_pipeline.stores.series import (
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Days = npt.NDArray[np.datetime64]
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,8 @@ class Panel:
 
     `columns` holds adjusted open, high, low, close, volume and vwap ((high + low + close) / 3);
     `first_session` is each symbol's first session ever, which may lie before this panel.
+    `is_jump` flags bars that came after a move that looks like an unadjusted split, right for
+    the wanted sessions and the look-back that was asked for.
     """
 
     symbols: npt.NDArray[np.object_]
@@ -34,18 +40,35 @@ class Panel:
     columns: dict[str, Floats]
     traded_value: Floats
     first_session: Ints
+    is_jump: Bools
+
+    @property
+    def ts(self) -> Days:
+        """Each bar's session."""
+        return self.sessions[self.session]
 
 
-def read_panel(con: Connection, first: date, before: date, look_back: int) -> Panel:
-    """Bars on sessions in ``[first, before)`` and in the `look_back` sessions before them."""
-    sessions = days(read_sessions(con, None, before - timedelta(days=1))["ts"])
-    start = max(int(np.searchsorted(sessions, np.datetime64(first))) - look_back, 0)
+def read_panel(
+    con: Connection,
+    first: date,
+    before: date,
+    look_back: int,
+    jumps: JumpSettings,
+    batch_id: int = NEWEST,
+) -> Panel:
+    """Bars on sessions in ``[first, before)`` and in the `look_back` sessions before them.
+
+    As of a batch: what was ingested later is not seen.
+    """
+    sessions = days(read_sessions(con, None, before - timedelta(days=1), batch_id)["ts"])
+    wanted = int(np.searchsorted(sessions, np.datetime64(first)))
+    start = max(wanted - look_back - JUMP_LOOK_BACK, 0)
     if start >= len(sessions):
         return _empty(sessions)
-    table = read_prices(con, sessions[start].item(), sessions[-1].item())
+    table = read_prices(con, sessions[start].item(), sessions[-1].item(), batch_id)
     encoded = table["symbol"].combine_chunks().dictionary_encode()
     symbols = encoded.dictionary.to_numpy(zero_copy_only=False)
-    firsts = read_first_bars(con)
+    firsts = read_first_bars(con, batch_id)
     close = _floats(table["close"])
     index = _floats(table["adj_index"])
     columns = {name: _floats(table[name]) / close * index for name in ("open", "high", "low")}
@@ -54,11 +77,15 @@ def read_panel(con: Connection, first: date, before: date, look_back: int) -> Pa
     columns["volume"] = traded_value / index
     columns["vwap"] = (columns["high"] + columns["low"] + index) / 3.0
     first_days = np.array([firsts[s] for s in symbols], "datetime64[D]")
+    symbol = encoded.indices.to_numpy().astype(np.int64)
+    session = np.searchsorted(sessions, days(table["ts"])).astype(np.int64)
+    open_, high, low = (columns[name] for name in ("open", "high", "low"))
     return Panel(
         symbols=symbols,
         sessions=sessions,
-        symbol=encoded.indices.to_numpy().astype(np.int64),
-        session=np.searchsorted(sessions, days(table["ts"])).astype(np.int64),
+        symbol=symbol,
+        session=session,
+        is_jump=find_jumps(symbol, session, open_, high, low, index, traded_value, jumps),
         columns=columns,
         traded_value=traded_value,
         first_session=np.searchsorted(sessions, first_days).astype(np.int64),
@@ -87,4 +114,5 @@ def _empty(sessions: Days) -> Panel:
         dict.fromkeys(names, none),
         none,
         no_codes,
+        np.empty(0, np.bool_),
     )

@@ -5,39 +5,83 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 
+import numpy as np
+import numpy.typing as npt
+
 from quant_pipeline.chain.frame import frame_spec_id
-from quant_pipeline.chain.learn import current_inputs
+from quant_pipeline.chain.learn import current_inputs, recipe_id
+from quant_pipeline.chain.panel import days
+from quant_pipeline.chain.seal import judge_until, partition_before, sealed_keys, waiting_message
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.errors import NoData, NotEnoughHistory
-from quant_pipeline.settings import Task, digest
+from quant_pipeline.market.features import look_back
+from quant_pipeline.market.jumps import JUMP_LOOK_BACK
+from quant_pipeline.settings import Task
 from quant_pipeline.stores.meta import Batch
-from quant_pipeline.stores.series import read_sessions
+from quant_pipeline.stores.series import Connection, query, read_sessions
 
 DATA_ASSETS = ("features_daily", "labels", "training_frame")
 
 
 @dataclass(frozen=True)
+class Changes:
+    """Which batch changed which dates (prices, sessions, memberships), sorted by date."""
+
+    ts: npt.NDArray[np.datetime64]
+    batch_id: npt.NDArray[np.int64]
+
+    @classmethod
+    def read(cls, con: Connection) -> "Changes":
+        """All changes that are stored."""
+        rows = query(con, "SELECT ts, batch_id FROM price_changes ORDER BY ts, batch_id")
+        return cls(days(rows["ts"]), rows["batch_id"].to_numpy())
+
+    def newest_between(self, start: date, end: date) -> tuple[int, date] | None:
+        """The newest batch that changed a date in ``[start, end)``, and the first such date."""
+        a, b = np.searchsorted(self.ts, np.array([start, end], "datetime64[D]"))
+        if a == b:
+            return None
+        at = a + int(np.argmax(self.batch_id[a:b]))
+        return int(self.batch_id[at]), self.ts[at].item()
+
+    def first_after(self, batch_id: int, first: date, last: date) -> tuple[int, date] | None:
+        """The first batch after `batch_id` that changed a date from `first` to `last`, and it."""
+        within = (self.ts >= np.datetime64(first)) & (self.ts <= np.datetime64(last))
+        found = np.flatnonzero(within & (self.batch_id > batch_id))
+        if not len(found):
+            return None
+        at = found[np.argmin(self.batch_id[found])]
+        return int(self.batch_id[at]), self.ts[at].item()
+
+
+@dataclass(frozen=True)
 class Stored:
-    """What is stored: partitions with data, the newest session, and every ingest so far."""
+    """What is stored: partitions with data, market sessions, what each batch changed, seals."""
 
     keys: list[str]
-    first_session: date
-    last_session: date
-    n_sessions: int
-    ingests: list[tuple[int, date]]
+    sessions: list[date]
+    changes: Changes
+    sealed: set[str]
+
+    @property
+    def first_session(self) -> date:
+        return self.sessions[0]
+
+    @property
+    def last_session(self) -> date:
+        return self.sessions[-1]
 
 
 def read_stored(ws: Workspace) -> Stored:
     """Look at the price store; raises NoData if there is no session in it."""
     with ws.series.reading("planning") as con:
         sessions = read_sessions(con)["ts"].to_pylist()
-        ingests = con.execute(
-            "SELECT batch_id, first_changed FROM price_batches ORDER BY batch_id"
-        ).fetchall()
+        changes = Changes.read(con)
+        sealed = sealed_keys(con)
     if not sessions:
         raise NoData("No session is stored yet. Run `quant ingest PATH`, or `quant demo`.")
     keys = ws.grid.keys(ws.grid.key(sessions[0]), ws.grid.key(sessions[-1]))
-    return Stored(keys, sessions[0], sessions[-1], len(sessions), ingests)
+    return Stored(keys, sessions, changes, sealed)
 
 
 def latest(batches: Iterable[Batch]) -> dict[tuple[str, str, str], Batch]:
@@ -48,8 +92,9 @@ def latest(batches: Iterable[Batch]) -> dict[tuple[str, str, str], Batch]:
 def stale_data(ws: Workspace, stored: Stored) -> dict[str, dict[str, str]]:
     """Why partitions of each data asset have to be computed (again): asset -> partition -> why.
 
-    A partition is stale if prices up to its end changed since, if settings that decide its
-    rows changed, or if what it is made from was written after it.
+    A partition is stale if prices changed since on a date that it reaches, its look-back
+    included, if settings that decide its rows changed, or if what it is made from was written
+    after it.
     """
     batches = latest(ws.meta.batches())
     specs = {
@@ -57,13 +102,17 @@ def stale_data(ws: Workspace, stored: Stored) -> dict[str, dict[str, str]]:
         "labels": ws.label_spec_id,
         "training_frame": frame_spec_id(ws),
     }
+    reach = reach_of(ws)
     found: dict[str, dict[str, str]] = {asset: {} for asset in DATA_ASSETS}
     for key in stored.keys:
-        asof = ws.grid.asof(key)
+        start, end = ws.grid.window(key)
+        first = bisect_left(stored.sessions, start)
         for asset in DATA_ASSETS:
             tasks = ("",) if asset == "features_daily" else [t.task_id for t in ws.settings.tasks]
             mine = [batches.get((asset, key, t)) for t in tasks]
-            why = _why_stale(mine, specs[asset], asof, stored.ingests)
+            earliest = stored.sessions[max(first - reach[asset], 0)] if first else start
+            change = stored.changes.newest_between(min(earliest, start), end)
+            why = _why_stale(mine, specs[asset], change)
             if not why and asset == "training_frame":
                 why = _why_older(mine, batches, found, key, tasks)
             if why:
@@ -71,16 +120,26 @@ def stale_data(ws: Workspace, stored: Stored) -> dict[str, dict[str, str]]:
     return found
 
 
-def _why_stale(
-    mine: Sequence[Batch | None], spec: str, asof: date, ingests: Sequence[tuple[int, date]]
-) -> str:
+def reach_of(ws: Workspace) -> dict[str, int]:
+    """Sessions before a partition whose prices its rows may depend on, by data asset."""
+    universe = ws.settings.universe
+    features = max(look_back(ws.features), universe.value_sessions, universe.min_sessions)
+    labels = max(task.label_span for task in ws.settings.tasks)
+    return {
+        "features_daily": features + JUMP_LOOK_BACK,
+        "labels": labels + JUMP_LOOK_BACK,
+        "training_frame": 0,
+    }
+
+
+def _why_stale(mine: Sequence[Batch | None], spec: str, change: tuple[int, date] | None) -> str:
     for batch in mine:
         if batch is None:
             return "missing"
         if batch.spec_id != spec:
             return "settings changed"
-        if any(i > batch.price_batch_id and first <= asof for i, first in ingests):
-            return "prices changed"
+        if change is not None and change[0] > batch.price_batch_id:
+            return f"prices of {change[1]} changed in batch {change[0]}"
     return ""
 
 
@@ -103,30 +162,37 @@ def _why_older(
 def missing_models(
     ws: Workspace, stored: Stored, keys: Sequence[str], tasks: Sequence[Task]
 ) -> tuple[dict[str, list[Task]], dict[str, str]]:
-    """Tasks whose model of a closed partition is missing or was made from other data or settings.
+    """Tasks whose model of a complete partition is missing or was made with other settings.
 
-    Gives those tasks by partition and, apart, why other partitions cannot have a model (open, or
-    too little history). What was refused from the same data and settings is not tried again.
+    Gives those tasks by partition and, apart, why other partitions cannot have a model (not
+    sealed, or too little history). A restatement changes no model of a sealed partition: the
+    next as-of sees it. What was refused from the same data and settings is not tried again.
+    A partition without a session learns nothing new, so it needs no model of its own.
     """
-    done = {
-        (m.task_id, m.partition_key): digest(m.data_fingerprint, m.recipe) for m in ws.meta.models()
-    }  # in the order of training: the newest one wins
+    if not keys:
+        return {}, {}
+    done = {(m.task_id, m.partition_key, m.recipe) for m in ws.meta.models()}
     refused = {(r.task_id, r.partition_key, r.inputs) for r in ws.meta.refusals()}
+    with_sessions = {ws.grid.key(ts) for ts in stored.sessions}
+    waiting = next((c for c in judge_until(ws, keys[-1]) if not c.is_sealable), None)
     wanted: dict[str, list[Task]] = {}
     impossible: dict[str, str] = {}
     for key in keys:
-        if ws.is_open(key, stored.last_session):
-            impossible[key] = ws.open_message(key, stored.last_session)
+        if key not in with_sessions:
+            continue
+        if waiting and ws.grid.asof(key) >= ws.grid.asof(waiting.key):
+            impossible[key] = waiting_message(waiting, key)
             continue
         for task in tasks:
+            if (task.task_id, key, recipe_id(ws, task)) in done:
+                continue
             try:
                 require_history(ws, key, task)
             except NotEnoughHistory as error:
                 impossible[key] = str(error)
                 continue
             now = current_inputs(ws, key, task)
-            is_done = done.get((task.task_id, key)) == now
-            if not now or not (is_done or (task.task_id, key, now) in refused):
+            if not now or (task.task_id, key, now) not in refused:
                 wanted.setdefault(key, []).append(task)
     return wanted, impossible
 
@@ -155,7 +221,7 @@ def missing_scores(ws: Workspace, keys: Sequence[str], tasks: Sequence[Task]) ->
     sessions = _sessions(ws)
     wanted = []
     for key in keys:
-        before = ws.grid.shift(key, -1) if key != ws.grid.key(ws.grid.start) else key
+        before = partition_before(ws.grid, sessions, key)
         for task in tasks:
             scored = _written(batches, "predictions", key, task.task_id)
             features = _written(batches, "features_daily", key)
@@ -172,16 +238,16 @@ def missing_scores(ws: Workspace, keys: Sequence[str], tasks: Sequence[Task]) ->
 
 def newest_closed(ws: Workspace, stored: Stored, day: date | None) -> str:
     """The newest complete partition by a day: its as-of date, or its last session, is not later."""
-    closed = [k for k in stored.keys if not ws.is_open(k, stored.last_session)]
+    last_of = {ws.grid.key(ts): ts for ts in stored.sessions}
+    waiting = next((c for c in judge_until(ws, stored.keys[-1]) if not c.is_sealable), None)
+    closed = [k for k in last_of if not waiting or ws.grid.asof(k) < ws.grid.asof(waiting.key)]
     if day is not None:
-        with ws.series.reading("planning") as con:
-            sessions = read_sessions(con)["ts"].to_pylist()
-        last_of = {ws.grid.key(s): s for s in sessions}
-        closed = [k for k in closed if min(ws.grid.asof(k), last_of.get(k, date.max)) <= day]
+        closed = [k for k in closed if min(ws.grid.asof(k), last_of[k]) <= day]
     if not closed:
         raise NoData(
             f"No complete window ends by {day or stored.last_session}: prices run from "
-            f"{stored.first_session} to {stored.last_session}. Only complete windows train."
+            f"{stored.first_session} to {stored.last_session}. "
+            + (waiting_message(waiting, waiting.key) if waiting else "")
         )
     return closed[-1]
 

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from quant_pipeline.chain.panel import days
+from quant_pipeline.chain.seal import judge_until, partition_before
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.errors import GateError, NoData
 from quant_pipeline.ml.gate import ModelRow, decide_champion, require_model_before
@@ -47,20 +48,29 @@ class Scored:
 def find_champion(ws: Workspace, key: str, task: Task) -> tuple[str | None, str]:
     """The model that serves a partition: the frozen decision, else what it would be now, and why.
 
-    Raises GateError if a model of the partition before is still to be trained.
+    While the window before waits for late bars nobody serves, whatever models there are: the
+    decision is taken once, with that window's model in it. Raises GateError if the window is
+    complete and its model is still to be trained.
     """
     frozen = ws.meta.champions().get((task.task_id, key))
     if frozen is not None:
         return frozen.model_id, frozen.why
+    with ws.series.reading("scoring") as con:
+        sessions = read_sessions(con)["ts"].to_pylist()
+    previous = partition_before(ws.grid, sessions, key)
+    looked_at = judge_until(ws, previous) if previous else []
+    if looked_at and not looked_at[-1].is_sealable:
+        return None, f"{key} is not scored yet: window {looked_at[-1].key} is {looked_at[-1].why}"
     rows = [ModelRow(m.model_id, m.task_id, m.asof, m.status) for m in ws.meta.models(task.task_id)]
     decision = decide_champion(rows, task.task_id, ws.grid.window(key)[0])
     if decision.model_id is not None:
-        _require_attempt(ws, key, task)
+        _require_attempt(ws, key, previous, task)
     return decision.model_id, decision.why
 
 
-def _require_attempt(ws: Workspace, key: str, task: Task) -> None:
-    previous = ws.grid.shift(key, -1)
+def _require_attempt(ws: Workspace, key: str, previous: str | None, task: Task) -> None:
+    if previous is None:
+        return
     tried = {m.partition_key for m in ws.meta.models(task.task_id)}
     tried |= {r.partition_key for r in ws.meta.refusals(task.task_id)}
     if previous not in tried:
@@ -93,7 +103,7 @@ def score_partition(ws: Workspace, key: str, task: Task, run_id: str = "") -> Sc
             why = f"{why}; stored scores stay, none is added: {lost[0]} is no feature any more"
             rows = None
         else:
-            rows = _score(ws, model, _read_features(con, model, start, end), _newest_session(con))
+            rows = _score(ws, con, model, _read_features(con, model, start, end))
     if rows is not None and len(rows):
         frozen = ws.meta.freeze_champion(
             Champion(
@@ -133,8 +143,7 @@ def score_shadow(ws: Workspace, model: Model, first: date, last: date) -> Scored
     require_model_before(model.asof, first)
     with ws.series.reading("scoring") as con:
         features = _read_features(con, model, first, date.fromordinal(last.toordinal() + 1))
-        newest = _newest_session(con)
-    rows = _score(ws, model, features, newest)
+        rows = _score(ws, con, model, features)
     if not len(rows):
         raise NoData(
             f"No session with features lies between {first} and {last}. See `quant status`."
@@ -192,8 +201,9 @@ def _newest_session(con: Connection) -> date | None:
     return newest
 
 
-def _score(ws: Workspace, model: Model, features: pa.Table, newest: date | None) -> pa.Table:
+def _score(ws: Workspace, con: Connection, model: Model, features: pa.Table) -> pa.Table:
     """Rows of predictions for rows of features, in their order."""
+    newest = _newest_session(con)
     content = ws.files.read(model.model_id)
     names = tuple(model.features)
     x = np.empty((len(features), len(names)), np.float32)
@@ -216,8 +226,19 @@ def _score(ws: Workspace, model: Model, features: pa.Table, newest: date | None)
             "asof": pa.array([model.asof] * n, pa.date32()),
             "origin": pa.array(np.where(is_live, "live", "backfill").tolist(), pa.string()),
             "score_percentile": pa.array(session_percentile(ts, score), pa.float64()),
+            "price_batch_id": pa.array(_price_batches(ws, ts.tolist()), pa.int64()),
         }
     )
+
+
+def _price_batches(ws: Workspace, sessions: list[date]) -> list[int]:
+    """The batch of prices that each session's features were made from."""
+    made_from = {
+        b.partition_key: b.price_batch_id
+        for b in ws.meta.batches() if b.table_name == "features_daily"
+    }  # fmt: skip
+    of_session = {ts: made_from.get(ws.grid.key(ts), 0) for ts in set(sessions)}
+    return [of_session[ts] for ts in sessions]
 
 
 def _add(con: Connection, table: str, rows: pa.Table) -> tuple[int, int]:

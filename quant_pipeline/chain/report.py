@@ -61,7 +61,8 @@ def compare(
 def _scored(ws: Workspace, task: Task, first: date, last: date) -> tuple[Days, Floats, Floats]:
     table = ws.series.query(
         "SELECT p.ts, p.score, l.fwd_return FROM predictions p JOIN labels l "
-        "USING (symbol, ts, task_id) WHERE p.task_id = ? AND p.ts >= ? AND p.ts <= ? "
+        "USING (symbol, ts, task_id) WHERE l.reason IS NULL AND p.task_id = ? "
+        "AND p.ts >= ? AND p.ts <= ? "
         "ORDER BY p.ts, p.symbol",
         [task.task_id, first, last],
     )
@@ -72,7 +73,8 @@ def _trivial(ws: Workspace, task: Task, first: date, last: date) -> pa.Table:
     names = ", ".join(f'f."{feature}"' for feature, _ in TRIVIAL_SCORES.values())
     return ws.series.query(
         f"SELECT f.ts, {names}, l.fwd_return FROM features_daily f JOIN labels l "
-        "USING (symbol, ts) WHERE f.in_universe AND l.task_id = ? AND f.ts >= ? AND f.ts <= ? "
+        "USING (symbol, ts) WHERE l.reason IS NULL AND f.in_universe AND l.task_id = ? "
+        "AND f.ts >= ? AND f.ts <= ? "
         "ORDER BY f.ts, f.symbol",
         [task.task_id, first, last],
     )
@@ -116,7 +118,8 @@ def _feature_rows(
     names = ", ".join(f'f."{name}"' for name in features)
     return ws.series.query(
         f"SELECT f.ts, {names}, l.fwd_return FROM features_daily f JOIN labels l "
-        "USING (symbol, ts) WHERE f.in_universe AND l.task_id = ? AND f.ts >= ? AND f.ts <= ? "
+        "USING (symbol, ts) WHERE l.reason IS NULL AND f.in_universe AND l.task_id = ? "
+        "AND f.ts >= ? AND f.ts <= ? "
         "ORDER BY f.ts, f.symbol",
         [task.task_id, start, end],
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import TYPE_CHECKING
 
-from quant_pipeline.errors import GateError, NoData
+from quant_pipeline.errors import NoData
 from quant_pipeline.market.grid import Grid
 from quant_pipeline.settings import Home, Settings, Task, digest, load_settings
 from quant_pipeline.stores.meta import Batch, MetaStore, utc_now
@@ -16,6 +16,11 @@ from quant_pipeline.stores.series import Connection, SeriesStore, fetch_row, rea
 
 if TYPE_CHECKING:
     from quant_pipeline.market.features import Feature
+
+FIXED = {
+    "grid": ("cadence", "start", "timezone"),
+    "sessions": ("calendar", "min_share", "active_dates"),
+}
 
 
 @dataclass(frozen=True)
@@ -54,12 +59,14 @@ class Workspace:
     def feature_set_id(self) -> str:
         """Identifies the features and the universe that a row of features_daily was made with."""
         features = [(f.name, f.formula, f.window) for f in self.features]
-        return digest(features, self.settings.universe, self.settings.sessions)
+        s = self.settings
+        return digest(features, s.universe, s.sessions, s.jumps)
 
     @property
     def label_spec_id(self) -> str:
         """Identifies the tasks and rules that a row of labels was made with."""
-        return digest(*self.settings.tasks, self.settings.label, self.settings.sessions)
+        s = self.settings
+        return digest(*s.tasks, s.label, s.sessions, s.jumps)
 
     def tasks(self, task_ids: Sequence[str] = ()) -> list[Task]:
         """The named tasks, all of them if none is named."""
@@ -70,10 +77,14 @@ class Workspace:
         return datetime.now(self.settings.grid.zone).date()
 
     def require_same_grid(self) -> None:
-        """Refuse a used home whose grid was changed: its partitions would mean something else."""
-        grid = self.settings.grid
-        for name in ("cadence", "start", "timezone"):
-            self.meta.require_fact(f"grid.{name}", str(getattr(grid, name)))
+        """Refuse a used home whose grid or rule of sessions was changed.
+
+        Its partitions and windows would mean something else than those that are stored.
+        """
+        for section, names in FIXED.items():
+            for name in names:
+                value = getattr(getattr(self.settings, section), name)
+                self.meta.require_fact(f"{section}.{name}", str(value))
 
     def last_session(self) -> date:
         """The newest stored market session."""
@@ -83,23 +94,6 @@ class Workspace:
             raise NoData("No session is stored yet. Run `quant ingest PATH`, or `quant demo`.")
         newest: date = sessions["ts"][-1].as_py()
         return newest
-
-    def is_open(self, key: str, last_session: date) -> bool:
-        """Whether more sessions of a partition may come: none after it has been stored."""
-        return last_session <= self.grid.asof(key)
-
-    def require_closed(self, key: str) -> None:
-        """Refuse to train on a window that is not complete."""
-        last = self.last_session()
-        if self.is_open(key, last):
-            raise GateError(self.open_message(key, last))
-
-    def open_message(self, key: str, last_session: date) -> str:
-        """Why nothing is trained for a partition yet."""
-        return (
-            f"Window {key} is open until a session after {self.grid.asof(key)} is stored; "
-            f"the newest one is {last_session}. Only complete windows train."
-        )
 
     @contextmanager
     def writing(self, what: str, run_id: str = "") -> Iterator["Writing"]:

@@ -9,12 +9,14 @@ import pyarrow.compute as pc
 
 from quant_pipeline.chain.features import features_between, labels_between
 from quant_pipeline.chain.frame import write_manifests
+from quant_pipeline.chain.ingest import pull_sources
 from quant_pipeline.chain.learn import train_or_refuse, write_folds
 from quant_pipeline.chain.outcomes import publish_outcomes, write_outcomes
 from quant_pipeline.chain.predict import describe, publish_predictions, score_partition
-from quant_pipeline.chain.prices import describe_prices, publish_coverage, revalidate
+from quant_pipeline.chain.prices import describe_prices, publish_prices, revalidate
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.defs.describe import (
+    describe_labels,
     describe_model,
     for_each_partition,
     is_open,
@@ -50,11 +52,15 @@ def _market(grid: Grid) -> list[dg.AssetsDefinition]:
     def prices_daily(context: dg.AssetExecutionContext, workspace: WorkspaceParam) -> Done:
         """One symbol's bar on a session of the partition, as last ingested.
 
-        Ingest is the only writer of prices; materializing this re-validates what is stored.
+        Ingest is the only writer of prices; materializing this ingests the configured sources
+        (ingest.sources in quant.toml) and re-validates what is stored.
         """
         start, end = window(context)
+        pulled = pull_sources(workspace)
+        if pulled is not None:
+            context.log.info(f"Ingested {pulled.source}: {pulled}")
         revalidate(workspace, start, end)
-        publish_coverage(workspace)
+        publish_prices(workspace)
         described = describe_prices(workspace, context.partition_keys)
         for_each_partition(context, described)
         return dg.MaterializeResult(metadata=total(described))
@@ -65,13 +71,18 @@ def _market(grid: Grid) -> list[dg.AssetsDefinition]:
                         "rows_expected_with_prices": True})  # fmt: skip
     def features_daily(context: dg.AssetExecutionContext, workspace: WorkspaceParam) -> pa.Table:
         """What was known of a symbol at the close of a session of the partition."""
-        rows = features_between(workspace, *window(context))
+        found = features_between(workspace, *window(context))
+        counted = found.rows.select(["symbol", "ts", "in_universe"])
+        counted = counted.append_column("is_jump", pa.array(found.is_jump))
+        counted = counted.append_column("spans_jump", pa.array(found.spans_jump))
         for_each_partition(context, {
             key: {"rows": len(part), "symbols": len(pc.unique(part["symbol"])),
-                  "in_universe": pc.sum(part["in_universe"]).as_py() or 0}
-            for key, part in split(workspace, rows, "ts", context.partition_keys)
+                  "in_universe": pc.sum(part["in_universe"]).as_py() or 0,
+                  "flagged_jumps": pc.sum(part["is_jump"]).as_py() or 0,
+                  "rows_that_span_a_jump": pc.sum(part["spans_jump"]).as_py() or 0}
+            for key, part in split(workspace, counted, "ts", context.partition_keys)
         })  # fmt: skip
-        return rows
+        return found.rows
 
     @dg.asset(partitions_def=grid, group_name="market", kinds={"duckdb"}, pool="series",
               backfill_policy=BULK, deps=["prices_daily"],
@@ -79,12 +90,14 @@ def _market(grid: Grid) -> list[dg.AssetsDefinition]:
                         "some_rows_expected_with_prices": True})  # fmt: skip
     def labels(context: dg.AssetExecutionContext, workspace: WorkspaceParam) -> pa.Table:
         """An outcome that became known in the partition; its session `ts` is earlier."""
-        rows, dropped = labels_between(workspace, *window(context))
-        context.log.info(f"Bars without a label, by task and reason: {dropped}")
-        for_each_partition(context, {
-            key: {"rows": len(part), "mean_label": pc.mean(part["label"]).as_py() or float("nan")}
-            for key, part in split(workspace, rows, "known_at", context.partition_keys)
-        })  # fmt: skip
+        rows = labels_between(workspace, *window(context))
+        for_each_partition(
+            context,
+            {
+                key: describe_labels(part)
+                for key, part in split(workspace, rows, "known_at", context.partition_keys)
+            },
+        )
         return rows
 
     return [prices_daily, features_daily, labels]
@@ -100,7 +113,8 @@ def _learning(grid: Grid) -> list[dg.AssetsDefinition]:
         for row in manifests:
             described.setdefault(row["partition_key"], {}).update(
                 {f"{row['task_id']}/{name}": row[name] for name in
-                 ("n_rows", "n_outside_universe", "n_without_features", "fingerprint")}
+                 ("n_rows", "n_outside_universe", "n_without_features", "n_no_entry_bar",
+                  "n_no_exit_bar", "n_suspect_jump", "fingerprint")}
             )  # fmt: skip
         for_each_partition(context, described)
         return dg.MaterializeResult(metadata={"manifests": len(manifests)})

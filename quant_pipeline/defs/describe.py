@@ -7,7 +7,9 @@ import dagster as dg
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from quant_pipeline.chain.seal import judge_until, waiting_message
 from quant_pipeline.chain.workspace import Workspace
+from quant_pipeline.market.labels import REASONS
 
 
 def window(context: dg.AssetExecutionContext) -> tuple[Any, Any]:
@@ -18,9 +20,10 @@ def window(context: dg.AssetExecutionContext) -> tuple[Any, Any]:
 
 def is_open(context: dg.AssetExecutionContext, workspace: Workspace) -> bool:
     """Whether the run's partition may get more sessions; says so in the log."""
-    key, last = context.partition_key, workspace.last_session()
-    if workspace.is_open(key, last):
-        context.log.warning(workspace.open_message(key, last))
+    key = context.partition_key
+    looked_at = judge_until(workspace, key)
+    if looked_at and not looked_at[-1].is_sealable:
+        context.log.warning(waiting_message(looked_at[-1], key))
         return True
     return False
 
@@ -33,6 +36,16 @@ def split(
     for key in keys:
         start, end = workspace.grid.window(key)
         yield key, rows.filter(pc.and_(pc.greater_equal(days, start), pc.less(days, end)))
+
+
+def describe_labels(rows: pa.Table) -> dict[str, Any]:
+    """Labels, their mean, and the bars without one by reason."""
+    n_by_reason = {reason: pc.sum(pc.equal(rows["reason"], reason)).as_py() for reason in REASONS}
+    return {
+        "rows": len(rows) - sum(n or 0 for n in n_by_reason.values()),
+        "mean_label": pc.mean(rows["label"]).as_py() or float("nan"),
+        **{f"without_label/{reason}": n or 0 for reason, n in n_by_reason.items()},
+    }
 
 
 def for_each_partition(

@@ -1,6 +1,6 @@
 """Runs that `quant` starts: the same assets, on the home's Dagster instance, in this process."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
@@ -21,14 +21,15 @@ from quant_pipeline.chain.plan import (
     stale_data,
     unjudged_after,
 )
+from quant_pipeline.chain.seal import partition_before
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.defs.instance import bury_dead_runs, open_instance
 from quant_pipeline.defs.location import make_definitions
+from quant_pipeline.defs.reporting import Progress
 from quant_pipeline.errors import DegenerateData, NoData, NotEnoughHistory
 from quant_pipeline.settings import Task
 
 CONFIGURABLE = ("walkforward_folds", "lgbm_model", "predictions", "prediction_outcomes")
-Progress = Callable[[str, int, int], None]
 
 
 def quiet(_what: str, _done: int, _total: int) -> None:
@@ -200,5 +201,5 @@ def _keys_between(ws: Workspace, first: date, last: date, stored: Stored) -> lis
 
 def _model_keys(ws: Workspace, keys: Sequence[str], stored: Stored) -> list[str]:
     """The as-ofs of a backfill: the one before its first partition, and each of its partitions."""
-    before = [] if keys[0] == stored.keys[0] else [ws.grid.shift(keys[0], -1)]
-    return [*before, *keys]
+    before = partition_before(ws.grid, stored.sessions, keys[0])
+    return [*([before] if before else []), *keys]

@@ -24,6 +24,10 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="Trained models.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(models_app, name="models")
+prices_app = typer.Typer(
+    help="Stored prices and their versions.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(prices_app, name="prices")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Day = Annotated[date | None, typer.Option(parser=parse_day, metavar="DATE")]
@@ -124,12 +128,32 @@ def ingest(
     column: Annotated[
         list[str] | None, typer.Option(help="Name a column of the files, like close=px_last.")
     ] = None,
+    symbol_from_name: Annotated[
+        bool, typer.Option("--symbol-from-name", help="The file's name is the symbol.")
+    ] = False,
+    date_format: Annotated[
+        str, typer.Option(metavar="FORMAT", help="Like %d/%m/%Y, unix or unix_ms.")
+    ] = "",
+    decimal: Annotated[
+        str, typer.Option(metavar="MARK", help="Decimal mark of numbers: . or a comma.")
+    ] = "",
+    header: Annotated[
+        str, typer.Option(metavar="NAMES", help="Columns of files without a header, like a,b,c.")
+    ] = "",
+    kind: Annotated[
+        str, typer.Option("--as", help="What the files hold: prices, memberships or renames.")
+    ] = "prices",
     as_json: Json = False,
 ) -> None:
     """Store daily prices: new and restated rows; the rest is counted or rejected by reason.
 
-    Example: quant ingest prices/ --column close=px_last
+    Every row that was read is stored or kept in prices_rejected with its reason, and a file
+    that is no table is named and left out. A file of --as memberships (symbol, first, last) or
+    --as renames (ticker, symbol, first, last) is the whole list from then on.
+
+    Example: quant ingest prices/ --column close=px_last --date-format %d/%m/%Y
     """
+    from quant_pipeline.chain.ingest import reading_of
     from quant_pipeline.faces.ingesting import ingest_and_report, show_report
 
     ws = open_workspace()
@@ -137,11 +161,55 @@ def ingest(
     for name, _, given in pairs:
         if not given:
             raise typer.BadParameter(f"--column {name}: write it as close=px_last")
+    if kind not in ("prices", "memberships", "renames"):
+        raise typer.BadParameter(f"--as {kind}: prices, memberships or renames")
+    if decimal not in ("", ".", ","):
+        raise typer.BadParameter(f"--decimal {decimal}: . or a comma")
+    reading = reading_of(
+        ws, columns={name: given for name, _, given in pairs}, symbol_from_name=symbol_from_name,
+        date_format=date_format, decimal=decimal, header=tuple(h for h in header.split(",") if h),
+    )  # fmt: skip
     with progress() as tell:
-        report = ingest_and_report(ws, paths, {name: given for name, _, given in pairs}, tell)
-    emit(vars(report), as_json, lambda: show_report(report))
+        report = ingest_and_report(ws, paths, reading, kind, tell)  # type: ignore[arg-type]
+    emit(vars(report), as_json, lambda: show_report(report, kind))  # type: ignore[arg-type]
     if report.problems:
         raise typer.Exit(1)
+
+
+@prices_app.command("history")
+def price_history(
+    symbol: Annotated[str, typer.Option(help="The symbol.")],
+    ts: Annotated[date, typer.Option(parser=parse_day, metavar="DATE", help="The session.")],
+    as_json: Json = False,
+) -> None:
+    """Show every version of one bar: what was known about it from which batch on.
+
+    Example: quant prices history --symbol ALI --ts 2021-11-29
+    """
+    from quant_pipeline.faces.prices import find_history, show_history
+
+    rows = find_history(open_workspace(), symbol, ts)
+    emit(rows, as_json, lambda: show_history(rows))
+
+
+@prices_app.command("restated")
+def price_restatements(
+    from_: Annotated[date | None, typer.Option("--from", parser=parse_day, metavar="DATE")] = None,
+    to: Day = None,
+    symbol: Annotated[str | None, typer.Option(help="Only this symbol.")] = None,
+    reach: Annotated[
+        bool, typer.Option("--reach", help="Tell which models and scores knew less, and why.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """List bars that changed after they were stored, or came after their window was sealed.
+
+    Example: quant prices restated --from 2021-01-01 --reach
+    """
+    from quant_pipeline.faces.prices import find_restated, show_restated
+
+    found = find_restated(open_workspace(), from_, to, symbol, with_reach=reach)
+    emit(found, as_json, lambda: show_restated(found))
 
 
 @app.command()

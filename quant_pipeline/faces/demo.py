@@ -7,6 +7,7 @@ from typing import Any
 
 import typer
 
+from quant_pipeline.chain.ingest import reading_of
 from quant_pipeline.chain.plan import Stored, read_stored
 from quant_pipeline.chain.report import compare
 from quant_pipeline.chain.workspace import Workspace
@@ -37,7 +38,7 @@ def run_demo(tell: Tell) -> dict[str, Any]:
     tell("fetching prices", 0, 1)
     path = fetch_pse(home.raw)
     clock.lap("fetch")
-    report = ingest_and_report(ws, [path], {}, tell)
+    report = ingest_and_report(ws, [path], reading_of(ws), "prices", tell)
     clock.lap("ingest")
     with Runner.open(ws, clock.telling(tell)) as runner:
         done = backfill(runner, FIRST, LAST, ws.settings.tasks)
@@ -108,7 +109,7 @@ def _describe_market(ws: Workspace, stored: Stored) -> dict[str, Any]:
         )
     return {
         "symbols": n_symbols,
-        "sessions": stored.n_sessions,
+        "sessions": len(stored.sessions),
         "from": stored.first_session.isoformat(),
         "to": stored.last_session.isoformat(),
         "liquid_symbols_per_session": int(n_liquid),

@@ -1,54 +1,90 @@
-"""`quant ingest`: store prices, report changed partitions to Dagster, tell what became of rows."""
+"""`quant ingest`: store prices or lists, tell Dagster, tell what became of every row."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import typer
 
 from quant_pipeline.chain.ingest import IngestReport, ingest
+from quant_pipeline.chain.ingest_lists import ingest_memberships, ingest_renames
 from quant_pipeline.chain.workspace import Workspace
-from quant_pipeline.defs.jobs import Progress, Runner
+from quant_pipeline.defs.reporting import Progress, report_prices
+from quant_pipeline.errors import SourceError
+from quant_pipeline.stores.sources import Reading
+
+Kind = Literal["prices", "memberships", "renames"]
 
 
 def ingest_and_report(
-    ws: Workspace, paths: Sequence[Path], columns: Mapping[str, str], tell: Progress
+    ws: Workspace, paths: Sequence[Path], reading: Reading, kind: Kind, tell: Progress
 ) -> IngestReport:
     """Ingest files; every changed partition of prices_daily gets a materialization."""
-    tell("reading and storing prices", 0, 1)
-    report = ingest(ws, paths, columns, ws.today())
-    if report.first_changed and report.last_changed:
-        tell("checking stored prices", 0, 1)
-        with Runner.open(ws) as runner:
-            first, last = ws.grid.key(report.first_changed), ws.grid.key(report.last_changed)
-            runner.materialize(["prices_daily"], first, last)
-    tell("prices", 1, 1)
+    tell(f"reading and storing {kind}", 0, 1)
+    if kind == "prices":
+        report = ingest(ws, paths, reading, ws.today())
+    else:
+        if len(paths) != 1 or not paths[0].is_file():
+            raise SourceError(f"--as {kind} takes one file: it is the whole list.")
+        take = ingest_memberships if kind == "memberships" else ingest_renames
+        report = take(ws, paths[0], reading)
+    if report.changed_keys and kind != "memberships":
+        report_prices(ws, report, tell)
+    tell(kind, 1, 1)
     return report
 
 
-def show_report(report: IngestReport) -> None:
+def show_report(report: IngestReport, kind: Kind = "prices") -> None:
     """The counts, which add up to what was read."""
+    if kind == "prices":
+        _show_prices(report)
+    else:
+        typer.echo(f"Read {report.n_read:,} {kind}: {report.n_new:,} of them new.")
+        if report.n_readmitted:
+            typer.echo(f"  bars that moved to their permanent id: {report.n_readmitted:,}")
+    for note in report.notes:
+        typer.echo(f"Note: {note}")
+    if report.batch_id is None:
+        typer.echo("Nothing changed.")
+    elif report.first_changed is None:
+        typer.echo(f"Batch {report.batch_id}: no price changed.")
+    else:
+        typer.echo(
+            f"Batch {report.batch_id}: changed from {report.first_changed} to "
+            f"{report.last_changed}. Next: `quant status`, or `quant train`."
+        )
+    for problem in report.problems:
+        typer.echo(f"Not read: {problem}", err=True)
+
+
+def _show_prices(report: IngestReport) -> None:
     n_rejected = sum(report.n_rejected.values())
-    stored = (
-        f"{report.n_new:,} new, {report.n_restated:,} restated, {report.n_unchanged:,} unchanged"
-    )
     typer.echo(
-        f"Read {report.n_read:,} rows of {report.n_symbols:,} symbols: {stored}, "
+        f"Read {report.n_read:,} rows of {report.n_symbols:,} symbols: {report.n_new:,} new, "
+        f"{report.n_restated:,} restated, {report.n_unchanged:,} unchanged, "
         f"{n_rejected:,} rejected."
     )
     for reason, n in report.n_rejected.items():
         typer.echo(f"  rejected {reason}: {n:,}")
     if report.n_rejected.get("before_grid_start"):
         typer.echo("  To use older prices, set grid.start in quant.toml of a new home.")
-    if report.n_rebased:
-        typer.echo(f"  of the unchanged, {report.n_rebased:,} were re-based by a constant")
-    if report.n_no_session:
-        typer.echo(f"  stored, but on dates that are no market session: {report.n_no_session:,}")
-    if report.batch_id is None:
-        typer.echo("Nothing changed.")
-    else:
+    if report.n_rejected.get("no_session"):
         typer.echo(
-            f"Batch {report.batch_id}: changed from {report.first_changed} to "
-            f"{report.last_changed}. Next: `quant train`, or `quant status`."
+            "  no_session: too few symbols have a bar on that date; kept, and taken in once "
+            "enough of the others come"
         )
-    for problem in report.problems:
-        typer.echo(f"Not read: {problem}", err=True)
+    counts = (
+        (report.n_late, "of the new, in windows that were sealed before: restatements"),
+        (report.n_rebased, "of the unchanged, re-based by a constant"),
+        (report.n_relinked, "besides, stored bars whose index moved with a restated one"),
+        (report.n_readmitted, "besides, bars of earlier deliveries whose date is a session now"),
+        (report.n_new_sessions, "new sessions"),
+    )
+    for n, what in counts:
+        if n:
+            typer.echo(f"  {n:,} {what}")
+    for row in report.restated[:3]:
+        change = f"close {row['old_close']:g} -> {row['close']:g}"
+        typer.echo(f"  restated: {row['symbol']} {row['ts']} {change}")
+    if report.n_restated:
+        typer.echo("  `quant prices restated` lists all of them.")

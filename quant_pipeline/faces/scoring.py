@@ -9,10 +9,10 @@ import typer
 
 from quant_pipeline.chain.plan import Stored, missing_models, read_stored
 from quant_pipeline.chain.predict import find_champion, score_shadow
+from quant_pipeline.chain.seal import partition_before
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.defs.jobs import (
     Backfilled,
-    Progress,
     Runner,
     backfill,
     fill_data,
@@ -20,6 +20,7 @@ from quant_pipeline.defs.jobs import (
 )
 from quant_pipeline.defs.jobs import score as score_keys
 from quant_pipeline.defs.jobs import train as train_keys
+from quant_pipeline.defs.reporting import Progress
 from quant_pipeline.errors import NoData, SettingsError, unknown_name
 from quant_pipeline.settings import Task
 
@@ -51,7 +52,8 @@ def _close_windows(
 ) -> None:
     """Train the model of each partition before one to score, where nobody tried yet."""
     ws = runner.workspace
-    before = [ws.grid.shift(key, -1) for key in keys if key != stored.keys[0]]
+    found = [partition_before(ws.grid, stored.sessions, key) for key in keys]
+    before = list(dict.fromkeys(key for key in found if key))
     tried = {(m.task_id, m.partition_key) for m in ws.meta.models()}
     tried |= {(r.task_id, r.partition_key) for r in ws.meta.refusals()}
     untried = [k for k in before if any((t.task_id, k) not in tried for t in tasks)]

@@ -1,14 +1,21 @@
-"""`quant status`: what is there, what is stale and why, and what to type."""
+"""`quant status`: what is there, what is stale or late and why, and what to type."""
 
+from datetime import date, timedelta
 from typing import Any
 
 import typer
 
-from quant_pipeline.chain.plan import read_stored, stale_data
+from quant_pipeline.chain.knowledge import models_that_knew_less
+from quant_pipeline.chain.plan import Stored, read_stored, stale_data
+from quant_pipeline.chain.prices import count_prices
+from quant_pipeline.chain.seal import judge_until, read_counts, waiting_message
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.errors import NoData
 from quant_pipeline.faces.output import print_table
-from quant_pipeline.stores.series import fetch_row
+from quant_pipeline.market.calendars import closed_sessions
+from quant_pipeline.market.closing import judge_coverage
+
+OLD_DAYS = 5
 
 
 def find_status(ws: Workspace) -> dict[str, Any]:
@@ -18,30 +25,81 @@ def find_status(ws: Workspace) -> dict[str, Any]:
         stored = read_stored(ws)
     except NoData as error:
         return {**found, "next": str(error)}
-    with ws.series.reading("status") as con:
-        n_bars, n_symbols = fetch_row(
-            con, "SELECT count(*), count(DISTINCT symbol) FROM prices_daily"
-        )
-        n_rejected = fetch_row(con, "SELECT count(*) FROM prices_rejected")[0]
-        scored = {
-            task: (n, last)
-            for task, n, last in con.execute(
-                "SELECT task_id, count(*), max(ts) FROM predictions GROUP BY task_id"
-            ).fetchall()
-        }
-    found["prices"] = {
-        "symbols": n_symbols,
-        "bars": n_bars,
-        "sessions": stored.n_sessions,
+    found["prices"] = count_prices(ws) | {
+        "sessions": len(stored.sessions),
         "first_session": stored.first_session.isoformat(),
         "last_session": stored.last_session.isoformat(),
-        "rejected": n_rejected,
     }
+    found["windows"] = _find_windows(ws, stored)
+    found["late"] = _find_late(ws, stored)
     found["stale"] = {asset: why for asset, why in stale_data(ws, stored).items() if why}
+    found["models_that_knew_less"] = [
+        {"model_id": m["model_id"], "task_id": m["task_id"], "asof": m["asof"].isoformat()}
+        for m in models_that_knew_less(ws, stored)
+    ]
+    found["tasks"] = _find_tasks(ws)
+    found["next"] = _next_step(found)
+    return found
+
+
+def _find_windows(ws: Workspace, stored: Stored) -> dict[str, Any]:
+    """Sealed windows, and what the next one waits for."""
+    looked_at = judge_until(ws, stored.keys[-1])
+    ready = [c.key for c in looked_at if c.is_sealable]
+    waiting = next((c for c in looked_at if not c.is_sealable), None)
+    sealed = sorted(stored.sealed, key=stored.keys.index)
+    return {
+        "sealed": len(sealed),
+        "sealed_through": sealed[-1] if sealed else None,
+        "complete_not_sealed": ready,
+        "open": waiting.key if waiting else None,
+        "open_because": waiting_message(waiting, waiting.key) if waiting else None,
+    }
+
+
+def _find_late(ws: Workspace, stored: Stored) -> list[str]:
+    """What should be there by now and is not, in words."""
+    late = []
+    today, last = ws.today(), stored.last_session
+    name = ws.settings.sessions.calendar
+    if name:
+        missing = closed_sessions(name, last + timedelta(days=1), today)
+        if missing:
+            late.append(
+                f"{name} had {len(missing)} sessions after {last}, the newest stored: "
+                f"{_some_days(missing)}."
+            )
+    elif (today - last).days > OLD_DAYS:
+        late.append(
+            f"The newest session, {last}, is {(today - last).days} days old. "
+            "(Set sessions.calendar in a new home to know which sessions are missing.)"
+        )
+    with ws.series.reading("status") as con:
+        counts = read_counts(con)
+    last_counted, usual = judge_coverage(counts)
+    if last_counted.n_bars < ws.settings.seal.coverage * usual:
+        late.append(f"{last} has {last_counted.n_bars} of {usual:.0f} usual bars so far.")
+    empty = [s.ts for s in counts[-60:] if not s.n_bars]
+    if empty:
+        late.append(f"Sessions of {name} without any bar: {_some_days(empty)}.")
+    return late
+
+
+def _some_days(days: list[date]) -> str:
+    shown = ", ".join(str(d) for d in days[:5])
+    return f"{shown} and {len(days) - 5} more" if len(days) > 5 else shown
+
+
+def _find_tasks(ws: Workspace) -> list[dict[str, Any]]:
+    rows = ws.series.query(
+        "SELECT task_id, count(*) AS n, max(ts) AS last FROM predictions GROUP BY task_id"
+    ).to_pylist()
+    scored = {r["task_id"]: (r["n"], r["last"]) for r in rows}
+    tasks = []
     for task in ws.settings.tasks:
         models = ws.meta.models(task.task_id)
         n, last = scored.get(task.task_id, (0, None))
-        found["tasks"].append(
+        tasks.append(
             {
                 "task": task.task_id,
                 "models": len(models),
@@ -51,8 +109,7 @@ def find_status(ws: Workspace) -> dict[str, Any]:
                 "scored_through": last.isoformat() if last else None,
             }
         )
-    found["next"] = _next_step(found)
-    return found
+    return tasks
 
 
 def _next_step(found: dict[str, Any]) -> str:
@@ -64,28 +121,26 @@ def _next_step(found: dict[str, Any]) -> str:
     if late:
         return (
             f"Scores of {late[0]['task']} end at {late[0]['scored_through'] or 'no session'}. "
-            "Run `quant train`, then `quant score`."
+            "Run `quant score`, which fills what is stale and trains complete windows first."
         )
     if found["stale"]:
-        return "Some partitions are stale. Run `quant train`, which fills them first."
+        return "Some partitions are stale. Run `quant score`, which fills them first."
     return "Everything is up to date. Look at `quant predictions --top 5`, or `quant ui`."
 
 
 def show_status(found: dict[str, Any]) -> None:
     """The state of a home in words."""
     typer.echo(f"Home {found['home']}")
-    prices = found["prices"]
-    if prices:
-        typer.echo(
-            f"Prices: {prices['bars']:,} bars of {prices['symbols']:,} symbols on "
-            f"{prices['sessions']:,} sessions, {prices['first_session']} to "
-            f"{prices['last_session']}; {prices['rejected']:,} rows rejected."
-        )
+    if found["prices"]:
+        _show_prices(found)
+        _show_windows(found)
         for asset, why in found["stale"].items():
-            keys, reasons = list(why), sorted(set(why.values()))
+            _show_stale(asset, why)
+        if found["models_that_knew_less"]:
+            n = len(found["models_that_knew_less"])
             typer.echo(
-                f"Stale: {asset} in {len(keys)} partitions ({keys[0]} to {keys[-1]}): "
-                f"{', '.join(reasons)}."
+                f"Restated since: {n} models were trained before data they learned from were "
+                "restated; they stay. `quant prices restated --reach` lists what."
             )
         print_table(
             found["tasks"],
@@ -99,3 +154,42 @@ def show_status(found: dict[str, Any]) -> None:
             },
         )
     typer.echo(found["next"])
+
+
+def _show_prices(found: dict[str, Any]) -> None:
+    prices = found["prices"]
+    typer.echo(
+        f"Prices: {prices['bars']:,} bars of {prices['symbols']:,} symbols on "
+        f"{prices['sessions']:,} sessions, {prices['first_session']} to "
+        f"{prices['last_session']}, from {prices['batches']:,} batches."
+    )
+    if prices["rejected"]:
+        by_reason = ", ".join(f"{reason} {n:,}" for reason, n in prices["rejected"].items())
+        typer.echo(f"Rejected: {sum(prices['rejected'].values()):,} rows ({by_reason}).")
+    if prices["restated"] or prices["late"]:
+        typer.echo(
+            f"Restated: {prices['restated']:,} bars; after their window was sealed came "
+            f"{prices['late']:,}."
+        )
+    for late in found["late"]:
+        typer.echo(f"Late: {late}")
+
+
+def _show_windows(found: dict[str, Any]) -> None:
+    windows = found["windows"]
+    if windows["sealed"]:
+        typer.echo(f"Sealed: {windows['sealed']:,} windows, through {windows['sealed_through']}.")
+    ready = windows["complete_not_sealed"]
+    if ready:
+        span = ready[0] if len(ready) == 1 else f"{ready[0]} to {ready[-1]}"
+        typer.echo(f"Complete, to be sealed when they train: {len(ready):,} windows, {span}.")
+    if windows["open_because"]:
+        typer.echo(windows["open_because"])
+
+
+def _show_stale(asset: str, why: dict[str, str]) -> None:
+    keys, reasons = list(why), list(dict.fromkeys(why.values()))
+    more = f" and {len(reasons) - 3} other reasons" if len(reasons) > 3 else ""
+    span = keys[0] if len(keys) == 1 else f"{keys[0]} to {keys[-1]}"
+    of = "partition" if len(keys) == 1 else "partitions"
+    typer.echo(f"Stale: {asset} in {len(keys):,} {of} ({span}): {', '.join(reasons[:3])}{more}.")

@@ -25,9 +25,14 @@ class Bars:
 
 @dataclass(frozen=True)
 class Merged:
-    """What a delivery changes: bars to store as a new version, and how its rows were counted."""
+    """What a delivery changes: bars to store as a new version, and how its rows were counted.
+
+    `change` says of each bar to store why: "new", "restated" (its values differ materially) or
+    "relinked" (only its index moved, with a row before it).
+    """
 
     bars: Bars
+    change: npt.NDArray[np.object_]
     n_new: int
     n_restated: int
     n_relinked: int
@@ -79,8 +84,10 @@ def merge_delivery(stored: Bars, given: Bars, tolerance: float) -> Merged:
         volume=pick(stored.volume, given.volume),
         index=index[write],
     )
+    change = np.where(is_new, "new", np.where(is_material, "restated", "relinked"))
     return Merged(
         bars=bars,
+        change=change[write].astype(object),
         n_new=int(is_new.sum()),
         n_restated=int((is_material & ~is_new).sum()),
         n_relinked=int((is_moved & ~is_material).sum()),

@@ -31,7 +31,11 @@ class SymbolBars:
 
 @dataclass(frozen=True)
 class Feature:
-    """A feature: its value at session t comes from the last `window` + 1 sessions up to t."""
+    """A feature: its value at session t comes from sessions t - `window` to t.
+
+    A move into one of the sessions after t - `window` that looks like an unadjusted split makes
+    the value NaN: it lies between two of the prices that the value is made from.
+    """
 
     name: str
     formula: str
@@ -88,7 +92,7 @@ def _price_features(w: int) -> list[Feature]:
         return Feature(
             f"{name}{w}",
             f"{formula}/close",
-            w,
+            w if kernel is k.lag else w - 1,
             lambda b: _ratio(kernel(getattr(b, column), w), b.close),
         )
 
@@ -98,7 +102,7 @@ def _price_features(w: int) -> list[Feature]:
         over_close("STD", f"std(close,{w})", k.std, "close"),
         over_close("MAX", f"max(high,{w})", k.highest, "high"),
         over_close("MIN", f"min(low,{w})", k.lowest, "low"),
-        Feature(f"RSV{w}", f"(close-min(low,{w}))/(max(high,{w})-min(low,{w})+1e-12)", w, rsv),
+        Feature(f"RSV{w}", f"(close-min(low,{w}))/(max(high,{w})-min(low,{w})+1e-12)", w - 1, rsv),
     ]
 
 
@@ -107,19 +111,19 @@ def _volume_features(w: int) -> list[Feature]:
         Feature(
             f"CORR{w}",
             f"corr(close,log(volume+1),{w})",
-            w,
+            w - 1,
             lambda b: k.correlation(b.close, np.log1p(b.volume), w),
         ),
         Feature(
             f"VMA{w}",
             f"mean(volume,{w})/(volume+1e-12)",
-            w,
+            w - 1,
             lambda b: _ratio(k.mean(b.volume, w), b.volume + k.EPSILON),
         ),
         Feature(
             f"VSTD{w}",
             f"std(volume,{w})/(volume+1e-12)",
-            w,
+            w - 1,
             lambda b: _ratio(k.std(b.volume, w), b.volume + k.EPSILON),
         ),
     ]
@@ -203,15 +207,42 @@ def compute_matrix(
     session: npt.NDArray[np.int64],
     columns: dict[str, Floats],
     features: Sequence[Feature],
+    is_jump: npt.NDArray[np.bool_] | None = None,
 ) -> npt.NDArray[np.float32]:
-    """Bars x features from bars sorted by (symbol code, session number)."""
+    """Bars x features from bars sorted by (symbol code, session number).
+
+    Windows that span one of the bars flagged in `is_jump` are NaN.
+    """
     out = np.empty((len(symbol), len(features)), np.float32)
+    windows = np.array([feature.window for feature in features])
     for first, last in symbol_slices(symbol):
         place = session[first:last] - session[first]
         one = SymbolBars(**{name: spread(columns[name][first:last], place) for name in INPUTS})
         for j, feature in enumerate(features):
             out[first:last, j] = feature.compute(one)[place]
+        if is_jump is not None and is_jump[first:last].any():
+            age = _sessions_since(place, is_jump[first:last])
+            out[first:last][age[:, None] < windows] = np.nan
     return out
+
+
+def _sessions_since(place: npt.NDArray[np.int64], is_jump: npt.NDArray[np.bool_]) -> Floats:
+    """Sessions since the last flagged bar up to each bar, 0 at it; infinite before the first."""
+    newest = np.maximum.accumulate(np.where(is_jump, place, -1))
+    return np.where(newest < 0, np.inf, place - newest)
+
+
+def spans_jump(
+    symbol: npt.NDArray[np.int64],
+    session: npt.NDArray[np.int64],
+    is_jump: npt.NDArray[np.bool_],
+    window: int,
+) -> npt.NDArray[np.bool_]:
+    """Bars of which a feature with that window is NaN because of a flagged jump."""
+    found = np.zeros(len(symbol), np.bool_)
+    for first, last in symbol_slices(symbol):
+        found[first:last] = _sessions_since(session[first:last], is_jump[first:last]) < window
+    return found
 
 
 def symbol_slices(symbol: npt.NDArray[np.int64]) -> list[tuple[int, int]]:

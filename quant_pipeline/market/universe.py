@@ -1,5 +1,7 @@
 """Which symbols count on a session, from what was known at its close."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -29,3 +31,23 @@ def find_members(
             spread(traded_value[first:last], place), spec.value_sessions
         )[place]
     return (age >= spec.min_sessions) & (median >= spec.min_median_value)
+
+
+def find_covered(
+    symbol: npt.NDArray[np.int64],
+    ts: npt.NDArray[np.datetime64],
+    intervals: Sequence[tuple[int, np.datetime64, np.datetime64 | None]],
+) -> npt.NDArray[np.bool_]:
+    """Tell for each bar, sorted by symbol code, whether a membership interval holds its `ts`.
+
+    `intervals` has (symbol code, first day, last day), both days included; a last day of None
+    has not come yet. Whether a session is in one is known on it.
+    """
+    found = np.zeros(len(symbol), np.bool_)
+    for code, first, last in intervals:
+        a, b = np.searchsorted(symbol, [code, code + 1])
+        inside = ts[a:b] >= first
+        if last is not None:
+            inside &= ts[a:b] <= last
+        found[a:b] |= inside
+    return found

@@ -1,10 +1,8 @@
 """Which delivered rows are prices: everything else is set aside, with its reason."""
 
-import re
-import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +11,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from quant_pipeline.market.columns import PRICE_COLUMNS
+from quant_pipeline.market.renames import Renames
+from quant_pipeline.market.text_values import day_number, normalize_symbol, parse_day, parse_numbers
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
+
+__all__ = [
+    "PRICE_SCHEMA",
+    "REASONS",
+    "Validated",
+    "normalize_symbol",
+    "parse_day",
+    "reject",
+    "validate_rows",
+]
 
 PRICE_SCHEMA = pa.schema(
     [("symbol", pa.string()), ("ts", pa.date32())]
@@ -39,15 +49,10 @@ REASONS = (
     "bad_adj_close",
     "conflicting_duplicate",
     "duplicate",
+    "no_session",
 )
 
 ROUNDING = 1e-6
-_SYMBOL = re.compile(r"[A-Z0-9][A-Z0-9.\-^=&_/]{0,31}", re.ASCII | re.IGNORECASE)
-_DATE = re.compile(
-    r"([0-9]{4})(-?)([0-9]{2})\2([0-9]{2})"
-    r"(?:[T ]00:00(?::00(?:\.0+)?)?(?:Z| ?UTC|[+-][0-9]{2}:?[0-9]{2})?)?"
-)
-_NUMBER = r"(?i)^[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|inf|infinity)$"
 _ABSENT = pa.array(["", "null", "nan", "na", "n/a", "#n/a", "none", "-"], pa.large_string())
 _NO_DAY = np.iinfo(np.int64).min
 
@@ -59,12 +64,14 @@ class Validated:
     `prices` follows PRICE_SCHEMA, sorted by symbol and ts, each pair once; adj_close is null
     where none was delivered. `rejected` keeps the values as text and in the order of delivery,
     with a `reason`; `counts` has every reason, in REASONS' order, also those that never occurred.
+    If the rows told their `file`, rejected rows keep it and `files` has that of each price.
     """
 
     prices: pa.Table
     rejected: pd.DataFrame
     counts: dict[str, int]
     n_read: int
+    files: npt.NDArray[np.int32] | None = None
 
     @property
     def n_valid(self) -> int:
@@ -72,13 +79,20 @@ class Validated:
         return int(self.prices.num_rows)
 
 
-def validate_rows(rows: pd.DataFrame, *, today: date, first_date: date) -> Validated:
+def validate_rows(
+    rows: pd.DataFrame,
+    *,
+    today: date,
+    first_date: date,
+    renames: Renames | None = None,
+    duplicates: Literal["reject", "last"] = "reject",
+) -> Validated:
     r"""Split rows as delivered into prices and rejected rows, each with its first reason.
 
     Reasons, in the order of REASONS:
 
     - bad_line: every other value is missing and `ts` is no date (a line of some other text)
-    - bad_symbol: not ``[A-Z0-9][A-Z0-9.\-^=&_/]{0,31}`` after NFC, strip and upper
+    - bad_symbol: not ``\^?[A-Z0-9][A-Z0-9.\-^=&_/:+]*`` of up to 32 after NFC, strip and upper
     - bad_date: not ISO or YYYYMMDD, or with a time of day other than midnight
     - future_date, before_grid_start: after `today`, before `first_date`
     - null_price: open, high, low or close missing or not a number
@@ -86,54 +100,71 @@ def validate_rows(rows: pd.DataFrame, *, today: date, first_date: date) -> Valid
     - null_volume: missing, not a number or infinite; negative_volume: below zero
     - high_below_low; open_close_outside_range: beyond a relative 1e-6, which rounding explains
     - bad_adj_close: there, but not a positive finite number
-    - conflicting_duplicate: the same symbol and ts with other values: none of them is kept
+    - conflicting_duplicate: the same symbol and ts with other values. None of them is kept, or
+      with ``duplicates="last"`` the last one delivered
     - duplicate: the same row again: one of them is kept
+    - no_session: never given here; the caller, who knows the market, moves rows with `reject`
 
-    Whether a row is kept depends on its own values and on its duplicates alone, never on the
-    order of rows. Numbers may be text; they are read exactly. A date with a zone counts as written.
+    `renames` apply before duplicates are judged; rejected rows keep the ticker. Whether a row is
+    kept depends on its own values and on its duplicates alone, and on the order of rows only with
+    ``duplicates="last"``. Numbers may be text, as `parse_numbers` reads them, to the last bit. A
+    date with a zone counts as written.
     """
     names, symbol = _symbols(rows["symbol"])
     day = _days(rows["ts"])
-    numbers = {name: _numbers(rows[name]) for name in PRICE_COLUMNS[2:]}
+    numbers = {name: _numbers(rows[name], name == "volume") for name in PRICE_COLUMNS[2:]}
     values = {name: number[0] for name, number in numbers.items()}
     values["volume"] = values["volume"] + 0.0  # no negative zero
     reason = np.zeros(len(rows), np.int8)
     _judge_keys(reason, rows, symbol, day, today, first_date)
     _judge_values(reason, values, numbers["adj_close"][1])
-    kept = _judge_duplicates(reason, symbol, day, values)
+    if renames is not None:
+        names, symbol = renames.apply(names, symbol, day)
+    kept = _judge_duplicates(reason, symbol, day, values, duplicates == "last")
     counts = np.bincount(reason, minlength=len(REASONS) + 1)[1:]
+    files = rows["file"].to_numpy(dtype=np.int32) if "file" in rows else None
     return Validated(
         prices=_prices(kept, names, symbol, day, values),
-        rejected=_rejected(rows, reason),
+        rejected=_rejected(rows, reason, files),
         counts=dict(zip(REASONS, counts.tolist(), strict=True)),
         n_read=len(rows),
+        files=None if files is None else files[kept],
     )
 
 
-def normalize_symbol(text: str) -> str | None:
-    """Spell a symbol the one way, or give None if it can't be one.
+def reject(validated: Validated, rows: Bools | Ints, reason: str) -> Validated:
+    """Move prices to the rejected rows: those of a mask, or at given places.
 
-    >>> normalize_symbol(" brk.b"), normalize_symbol("NULL"), normalize_symbol("two words")
-    ('BRK.B', 'NULL', None)
+    They come after all others, by symbol and ts. Numbers become the text that reads back as the
+    same float64, and a renamed ticker stays its permanent id.
     """
-    symbol = unicodedata.normalize("NFC", text).strip()
-    return symbol.upper() if _SYMBOL.fullmatch(symbol) else None
-
-
-def parse_day(text: str) -> int | None:
-    """Days since 1970-01-01 of an ISO or YYYYMMDD date, or None.
-
-    >>> parse_day("1970-01-03"), parse_day("19700103 00:00:00"), parse_day("03/01/1970")
-    (2, 2, None)
-    """
-    match = _DATE.fullmatch(text.strip())
-    if match is None:
-        return None
-    year, _, month, day = match.groups()
-    try:
-        return date(int(year), int(month), int(day)).toordinal() - date(1970, 1, 1).toordinal()
-    except ValueError:
-        return None
+    is_moved = np.zeros(validated.n_valid, np.bool_)
+    is_moved[rows] = True
+    n_moved = int(is_moved.sum())
+    counts = {**validated.counts, reason: validated.counts[reason] + n_moved}
+    if n_moved == 0:
+        return replace(validated, counts=counts)
+    moved = validated.prices.filter(pa.array(is_moved))
+    columns: dict[str, Any] = {
+        "symbol": moved["symbol"].to_pylist(),
+        "ts": [ts.isoformat() for ts in moved["ts"].to_pylist()],
+    }
+    for name in PRICE_COLUMNS[2:]:
+        columns[name] = [None if v is None else repr(v) for v in moved[name].to_pylist()]
+    frame = pd.DataFrame({c: pd.array(v, dtype="str") for c, v in columns.items()})
+    files = validated.files
+    if files is not None:
+        frame["file"] = files[is_moved]
+        files = files[~is_moved]
+    frame["reason"] = pd.array([reason] * n_moved, dtype="str")
+    parts = [validated.rejected, frame] if len(validated.rejected) else [frame]
+    return replace(
+        validated,
+        prices=validated.prices.filter(pa.array(~is_moved)),
+        rejected=pd.concat(parts, ignore_index=True)[list(validated.rejected)],
+        counts=counts,
+        files=files,
+    )
 
 
 def _flag(reason: npt.NDArray[np.int8], name: str, mask: Bools) -> None:
@@ -156,8 +187,8 @@ def _judge_keys(
         _flag(reason, "bad_line", is_empty)
     _flag(reason, "bad_symbol", symbol < 0)
     _flag(reason, "bad_date", is_undated)
-    _flag(reason, "future_date", day > _day_number(today))
-    _flag(reason, "before_grid_start", day < _day_number(first_date))
+    _flag(reason, "future_date", day > day_number(today))
+    _flag(reason, "before_grid_start", day < day_number(first_date))
 
 
 def _judge_values(
@@ -180,7 +211,11 @@ def _judge_values(
 
 
 def _judge_duplicates(
-    reason: npt.NDArray[np.int8], symbol: Ints, day: Ints, values: dict[str, Floats]
+    reason: npt.NDArray[np.int8],
+    symbol: Ints,
+    day: Ints,
+    values: dict[str, Floats],
+    is_last_kept: bool,
 ) -> Ints:
     """Flag duplicates among the rows that are left; the rows to keep, by symbol and ts."""
     left = np.flatnonzero(reason == 0)
@@ -192,19 +227,26 @@ def _judge_duplicates(
         return left
     order = np.argsort(key, kind="stable")
     left, key = left[order], key[order]
-    is_again = np.concatenate([[False], key[1:] == key[:-1]])
-    if is_again.any():
-        second = np.flatnonzero(is_again)
-        differs = np.zeros(len(left), np.bool_)
-        for column in values.values():
-            one, other = column[left[second - 1]], column[left[second]]
-            differs[second] |= ~((one == other) | (np.isnan(one) & np.isnan(other)))
-        group = np.cumsum(~is_again) - 1
-        is_conflict = np.bincount(group, weights=differs)[group] > 0
-        reason[left[is_conflict]] = REASONS.index("conflicting_duplicate") + 1
-        reason[left[is_again & ~is_conflict]] = REASONS.index("duplicate") + 1
-        left = left[~is_again & ~is_conflict]
-    kept: Ints = left
+    is_first = np.concatenate([[True], key[1:] != key[:-1]])
+    if is_first.all():
+        return left
+    group = np.cumsum(is_first) - 1
+    starts = np.flatnonzero(is_first)
+    ends = np.append(starts[1:], len(left)) - 1
+    chosen = (ends if is_last_kept else starts)[group]
+    again = np.flatnonzero(chosen != np.arange(len(left)))
+    differs = np.zeros(len(left), np.bool_)
+    for column in values.values():
+        one, other = column[left[chosen[again]]], column[left[again]]
+        differs[again] |= ~((one == other) | (np.isnan(one) & np.isnan(other)))
+    is_conflict = differs
+    if not is_last_kept:
+        is_conflict = (np.bincount(group, weights=differs) > 0)[group]
+    is_again = np.zeros(len(left), np.bool_)
+    is_again[again] = True
+    reason[left[is_conflict]] = REASONS.index("conflicting_duplicate") + 1
+    reason[left[is_again & ~is_conflict]] = REASONS.index("duplicate") + 1
+    kept: Ints = left[~is_again & ~is_conflict]
     return kept
 
 
@@ -221,12 +263,18 @@ def _prices(
     return pa.Table.from_arrays(columns, schema=PRICE_SCHEMA)
 
 
-def _rejected(rows: pd.DataFrame, reason: npt.NDArray[np.int8]) -> pd.DataFrame:
+def _rejected(
+    rows: pd.DataFrame, reason: npt.NDArray[np.int8], files: npt.NDArray[np.int32] | None
+) -> pd.DataFrame:
     where = np.flatnonzero(reason)
     labels = np.array(("", *REASONS), dtype=object)
-    columns = {
-        name: pd.array(_texts(rows[name].iloc[where]), dtype="str") for name in PRICE_COLUMNS
-    }
+    columns: dict[str, Any] = {}
+    for name in PRICE_COLUMNS:
+        column = rows[name].iloc[where]
+        is_text = column.dtype == "str"
+        columns[name] = column.array if is_text else pd.array(_texts(column), dtype="str")
+    if files is not None:
+        columns["file"] = files[where]
     return pd.DataFrame({**columns, "reason": pd.array(labels[reason[where]], dtype="str")})
 
 
@@ -252,7 +300,7 @@ def _days(column: "pd.Series[Any]") -> Ints:
     return np.array([*(_NO_DAY if day is None else day for day in parsed), _NO_DAY])[codes]
 
 
-def _numbers(column: "pd.Series[Any]") -> tuple[Floats, Bools]:
+def _numbers(column: "pd.Series[Any]", has_suffixes: bool) -> tuple[Floats, Bools]:
     """Numbers, NaN where there is none, and where nothing was delivered at all.
 
     One parser reads all text, so that a value's bits never depend on its neighbours.
@@ -271,8 +319,7 @@ def _numbers(column: "pd.Series[Any]") -> tuple[Floats, Bools]:
     text = pc.utf8_trim_whitespace(text)
     is_absent = _to_numpy(pc.fill_null(pc.is_in(pc.utf8_lower(text), _ABSENT), True))
     is_absent |= _to_numpy(pc.is_null(text))
-    readable = pc.if_else(pc.match_substring_regex(text, _NUMBER), text, None)
-    return _to_numpy(pc.cast(readable, pa.float64())), is_absent
+    return _to_numpy(parse_numbers(text, has_suffixes=has_suffixes)), is_absent
 
 
 def _encode(column: "pd.Series[Any]") -> tuple[Ints, list[Any]]:
@@ -310,7 +357,3 @@ def _flat(array: pa.Array) -> pa.Array:
 
 def _to_numpy(array: pa.Array) -> npt.NDArray[Any]:
     return np.array(array.to_numpy(zero_copy_only=False))
-
-
-def _day_number(day: date) -> int:
-    return day.toordinal() - date(1970, 1, 1).toordinal()

@@ -177,31 +177,40 @@ def columns_of(con: Connection, table: str) -> list[str]:
     return [name for (name,) in rows]
 
 
-def read_sessions(con: Connection, first: date | None = None, last: date | None = None) -> pa.Table:
-    """Market sessions (ts) in time order, within dates both included."""
+def read_sessions(
+    con: Connection,
+    first: date | None = None,
+    last: date | None = None,
+    batch_id: int = schema.NEWEST,
+) -> pa.Table:
+    """Market sessions (ts) in time order, within dates both included, as of a batch."""
     return query(
         con,
-        "SELECT ts FROM sessions WHERE is_session AND ts >= coalesce(?, DATE '0001-01-01') "
-        "AND ts <= coalesce(?, DATE '9999-12-31') ORDER BY ts",
-        [first, last],
+        "SELECT ts FROM sessions_as_of(?) WHERE is_session "
+        "AND ts >= coalesce(?, DATE '0001-01-01') AND ts <= coalesce(?, DATE '9999-12-31') "
+        "ORDER BY ts",
+        [batch_id, first, last],
     )
 
 
-def read_prices(con: Connection, first: date, last: date) -> pa.Table:
-    """Bars on sessions within dates both included, sorted by symbol, ts."""
+def read_prices(
+    con: Connection, first: date, last: date, batch_id: int = schema.NEWEST
+) -> pa.Table:
+    """Bars on sessions within dates both included, sorted by symbol, ts, as of a batch."""
     return query(
         con,
-        "SELECT symbol, ts, open, high, low, close, adj_index, volume FROM prices_daily "
+        "SELECT symbol, ts, open, high, low, close, adj_index, volume FROM prices_as_of(?) "
         "WHERE ts BETWEEN ? AND ? ORDER BY symbol, ts",
-        [first, last],
+        [batch_id, first, last],
     )
 
 
-def read_first_bars(con: Connection) -> dict[str, date]:
-    """Each symbol's first date with a bar."""
-    return dict(
-        con.execute("SELECT symbol, min(ts) FROM price_versions GROUP BY symbol").fetchall()
-    )
+def read_first_bars(con: Connection, batch_id: int = schema.NEWEST) -> dict[str, date]:
+    """Each symbol's first session with a bar, as of a batch."""
+    rows = con.execute(
+        "SELECT symbol, min(ts) FROM prices_as_of(?) GROUP BY symbol", [batch_id]
+    ).fetchall()
+    return dict(rows)
 
 
 def read_frame(

@@ -1,38 +1,92 @@
 """Price files: bytes in, rows as delivered out. What is a price, validate decides."""
 
-import csv
 import gzip
 import os
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.csv
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from quant_pipeline.errors import SourceError
 from quant_pipeline.market.columns import PRICE_COLUMNS, map_columns, show_names
-from quant_pipeline.market.validate import normalize_symbol
+from quant_pipeline.market.text_values import (
+    check_date_format,
+    count_decimal_commas,
+    find_date_format,
+    iso,
+    normalize_symbol,
+    parse_day,
+    parse_day_as,
+    with_decimal_point,
+)
+from quant_pipeline.stores.csv_files import (
+    HEADER_LINES,
+    MAX_COLUMNS,
+    MAX_LINE_BYTES,
+    FindColumns,
+    NoHeader,
+    find_header,
+    read_csv,
+)
 
 SUFFIXES = (".csv", ".csv.gz", ".gz", ".parquet")
 MAX_GZIP_RATIO = 200
-MAX_COLUMNS = 2000
-MAX_HEADER_BYTES = 1 << 16
+"""A gzip file may unpack to so many times its size; CSV of prices packs to a fifth at best."""
+SAMPLE_ROWS = 2000
+"""A file with decimal commas has some within so many rows."""
+SAMPLE_DATES = 100_000
+"""The format of dates is found from so many different ones at most."""
+LIMITS = (
+    "Limits of a file: ingest.max_file_mib, packed and unpacked; gzip unpacks to at most "
+    f"{MAX_GZIP_RATIO} times its size; {MAX_COLUMNS} columns; {MAX_LINE_BYTES >> 10} KiB a line, "
+    f"the header too; the header within the first {HEADER_LINES} lines."
+)
+"""What is refused for its size, for the help of the command."""
+
+
+_UNNAMED_INDEX = {"__index_level_0__": "date"}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How files are to be read; what is not said is found out for each file.
+
+    - columns: the file's name of a canonical column, as ``{"close": "px_last"}``
+    - symbol_from_name: the file's name is the symbol, whatever columns it has
+    - date_format: as ``%d/%m/%Y``, or ``unix`` or ``unix_ms``. Then only such dates count
+    - decimal: ``,`` reads 1.234,56
+    - header: names of the fields in files that have no header line
+    - max_bytes: of a file, packed and unpacked
+    """
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    symbol_from_name: bool = False
+    date_format: str = ""
+    decimal: Literal[".", ","] = "."
+    header: tuple[str, ...] = ()
+    max_bytes: int = 4096 << 20
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """One file: its rows as delivered, or the problem that kept them from being read."""
+    """One file: its rows as delivered, or the problem that kept them from being read.
+
+    `note` tells what was found out about the file that the user should know of, or is empty.
+    """
 
     path: Path
     rows: pd.DataFrame | None
     problem: str | None
+    note: str = ""
 
 
 def list_files(paths: Sequence[Path]) -> list[Path]:
@@ -58,33 +112,35 @@ def list_files(paths: Sequence[Path]) -> list[Path]:
     return list(files.values())
 
 
-def read_all(
-    paths: Sequence[Path], columns: Mapping[str, str], max_bytes: int
-) -> Iterator[Delivery]:
-    """Read every file of `list_files(paths)`, one after the other; a bad one stops no other."""
-    return (_deliver(path, columns, max_bytes) for path in list_files(paths))
+def read_all(paths: Sequence[Path], reading: Reading) -> Iterator[Delivery]:
+    """Read every file of `list_files(paths)` in that order; a bad one stops no other.
+
+    A file that holds rows but no header line is read with `reading.header`, or else with the
+    header on which all other CSV files of the command agree that have as many fields; its note
+    says so. Only then are the first bytes of the other files looked at.
+
+    Raises SourceError at once for paths without files and for a `date_format` that is none.
+    """
+    check_date_format(reading.date_format)
+    files = list_files(paths)
+    return _deliver_all(files, reading)
 
 
-def read_prices(path: Path, columns: Mapping[str, str], max_bytes: int) -> pd.DataFrame:
+def read_prices(path: Path, reading: Reading) -> pd.DataFrame:
     """Rows of a CSV or Parquet file, gzipped or not, under their canonical names.
 
     What the file is, its content says, not its name. CSV values stay text; Parquet values keep
     their types, but a symbol is always text. Without a symbol column the file's name is the
     symbol. A CSV line whose fields do not fit the header becomes a row that holds the line in
-    `ts` and nothing else, so that no line gets lost. adj_close is all missing if not delivered.
+    `ts` and nothing else, so that no line gets lost; such rows come last. adj_close is all
+    missing if not delivered. Dates in one of DATE_FORMATS become ISO text, numbers with a decimal
+    comma get a point if `reading` says so, and all other values stay as they are.
 
-    Raises SourceError for what is no table, lacks a column or exceeds `max_bytes` (also unpacked).
+    Raises SourceError for what is no table, lacks a column, exceeds a limit or has dates that
+    can be read in two ways.
     """
-    content = read_bytes(path, max_bytes)
-    if content[:2] == b"\x1f\x8b":
-        content = _unpack(content, path, max_bytes)
-    if content[:4] == b"PAR1":
-        rows = _read_parquet(content, path, columns, max_bytes)
-    else:
-        rows = _read_csv(content, path, columns)
-    if "symbol" not in rows:
-        rows = _named_by_file(rows, path)
-    return rows.reindex(columns=list(PRICE_COLUMNS)).astype({"symbol": "str"})
+    check_date_format(reading.date_format)
+    return _read(path, reading)[0]
 
 
 def read_bytes(path: Path, max_bytes: int) -> bytes:
@@ -102,6 +158,12 @@ def read_bytes(path: Path, max_bytes: int) -> bytes:
     return content
 
 
+def read_content(path: Path, max_bytes: int) -> bytes:
+    """The content of a file, unpacked if it is gzip; SourceError beyond the limits."""
+    content = read_bytes(path, max_bytes)
+    return _unpack(content, path, max_bytes) if content[:2] == b"\x1f\x8b" else content
+
+
 def _walk(folder: Path) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -111,11 +173,81 @@ def _walk(folder: Path) -> Iterator[Path]:
                 yield file
 
 
-def _deliver(path: Path, columns: Mapping[str, str], max_bytes: int) -> Delivery:
+def _deliver_all(files: Sequence[Path], reading: Reading) -> Iterator[Delivery]:
+    shared: dict[int, tuple[tuple[str, ...], Path] | None] | None = None
+    for path in files:
+        try:
+            yield _deliver(path, reading)
+        except NoHeader as error:
+            if shared is None:
+                shared = _shared_headers(files, reading)
+            known = shared.get(error.n_fields)
+            if known is None:
+                yield Delivery(path, None, str(error))
+                continue
+            header, other = known
+            delivery = _deliver(path, replace(reading, header=header))
+            yield replace(delivery, note=f"no header line; read with that of {other.name}")
+
+
+def _deliver(path: Path, reading: Reading) -> Delivery:
     try:
-        return Delivery(path, read_prices(path, columns, max_bytes), None)
+        rows, note = _read(path, reading)
+    except NoHeader:
+        raise
     except SourceError as error:
         return Delivery(path, None, str(error))
+    return Delivery(path, rows, None, note)
+
+
+def _shared_headers(
+    files: Sequence[Path], reading: Reading
+) -> dict[int, tuple[tuple[str, ...], Path] | None]:
+    """For each number of fields the one header that files have, with the first such file."""
+    shared: dict[int, tuple[tuple[str, ...], Path] | None] = {}
+    for path in files:
+        names = find_header(_head(path), partial(_find_columns, path=path, reading=reading))
+        if names is None:
+            continue
+        known = shared.setdefault(len(names), (names, path))
+        if known is not None and list(map(str.strip, known[0])) != list(map(str.strip, names)):
+            shared[len(names)] = None
+    return shared
+
+
+def _head(path: Path) -> bytes:
+    """The first bytes of a file, unpacked; none of one that cannot be read or is Parquet."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_LINE_BYTES)
+        if content[:2] == b"\x1f\x8b":
+            with gzip.open(path) as packed:
+                content = packed.read(MAX_LINE_BYTES)
+    except (OSError, EOFError, zlib.error):
+        return b""
+    return b"" if content[:4] == b"PAR1" else content
+
+
+def _read(path: Path, reading: Reading) -> tuple[pd.DataFrame, str]:
+    """Rows of a file, and what the user should know about how it was read."""
+    content = read_content(path, reading.max_bytes)
+    find = partial(_find_columns, path=path, reading=reading)
+    if content[:4] == b"PAR1":
+        table, bad_lines, notes = _read_parquet(content, path, find, reading.max_bytes), [], []
+    else:
+        text = read_csv(content, path, find, reading.header)
+        table, bad_lines, notes = text.columns, text.bad_lines, [text.note]
+    del content
+    table, note = _with_plain_dates(table, path, reading.date_format)
+    notes.append(note)
+    table = _with_plain_numbers(table, path, reading.decimal)
+    rows: pd.DataFrame = table.to_pandas(date_as_object=False, ignore_metadata=True)
+    if bad_lines:
+        rows = pd.concat([rows, pd.DataFrame({"ts": bad_lines}, dtype="str")], ignore_index=True)
+    if reading.symbol_from_name or "symbol" not in rows:
+        rows = _named_by_file(rows, path, reading.symbol_from_name)
+    rows = rows.reindex(columns=list(PRICE_COLUMNS)).astype({"symbol": "str"})
+    return rows, "; ".join(note for note in notes if note)
 
 
 def _unpack(packed: bytes, path: Path, max_bytes: int) -> bytes:
@@ -134,13 +266,14 @@ def _unpack(packed: bytes, path: Path, max_bytes: int) -> bytes:
     return content
 
 
-def _named_by_file(rows: pd.DataFrame, path: Path) -> pd.DataFrame:
+def _named_by_file(rows: pd.DataFrame, path: Path, is_told: bool) -> pd.DataFrame:
     """Give rows the file's name as symbol; a line that is no row stays without one."""
     is_row = rows[["open", "high", "low", "close", "volume"]].notna().any(axis=1)
     n_rows, n_dates = int(is_row.sum()), int(rows.loc[is_row, "ts"].nunique())
     if n_rows > 2 * max(n_dates, 1):
+        lacks = "gets its symbol from its name" if is_told else "lacks column symbol"
         raise SourceError(
-            f"Table {path.name} lacks column symbol, and with {n_rows} rows on {n_dates} dates it "
+            f"Table {path.name} {lacks}, and with {n_rows} rows on {n_dates} dates it "
             "is not about one symbol. Name it with --column symbol=NAME."
         )
     return rows.assign(symbol=pd.Series(_stem(path), rows.index, dtype="str").where(is_row))
@@ -150,145 +283,85 @@ def _stem(path: Path) -> str:
     return re.sub(r"(\.csv|\.gz|\.parquet)+$", "", path.name, flags=re.IGNORECASE)
 
 
-def _find_columns(names: Sequence[str], path: Path, given: Mapping[str, str]) -> dict[str, str]:
+def _find_columns(names: Sequence[str], path: Path, reading: Reading) -> dict[str, str]:
     has_symbol = normalize_symbol(_stem(path)) is not None
-    return map_columns(names, given, table=path.name, has_symbol=has_symbol)
+    if reading.symbol_from_name and not has_symbol:
+        raise SourceError(f"The name of {path} cannot be a symbol. Name the file after one.")
+    return map_columns(names, reading.columns, table=path.name, has_symbol=has_symbol)
 
 
 def _or(words: Sequence[str]) -> str:
     return f"{', '.join(words[:-1])} or {words[-1]}"
 
 
-# --- CSV
+# --- values
 
 
-def _read_csv(content: bytes, path: Path, given: Mapping[str, str]) -> pd.DataFrame:
-    content = content.removeprefix(b"\xef\xbb\xbf")
-    if b"\r" in content:
-        content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    content = content.lstrip(b"\n")
-    header, _, body = content.partition(b"\n")
-    names, delimiter = _header(header, content, path)
-    found = _find_columns(names, path, given)
-    wanted = {canonical: f"f{names.index(name)}" for canonical, name in found.items()}
-    try:
-        table, bad_lines = _parse(body, len(names), wanted, delimiter)
-    except pa.ArrowInvalid as error:
-        raise SourceError(f"{path} cannot be read as CSV: {error}.") from error
-    if len(bad_lines) > table.num_rows:
-        raise SourceError(
-            f"{path} is no table: {len(bad_lines)} of {len(bad_lines) + table.num_rows} lines do "
-            f"not have the {len(names)} fields of its header, as {show_names(bad_lines[:1])}."
-        )
-    rows: pd.DataFrame = table.to_pandas()
-    if not bad_lines:
-        return rows
-    return pd.concat([rows, pd.DataFrame({"ts": bad_lines}, dtype="str")], ignore_index=True)
+def _with_plain_dates(table: pa.Table, path: Path, told: str) -> tuple[pa.Table, str]:
+    """Dates as ISO text where they are text or numbers, and a note on another format, if any.
 
-
-def _header(header: bytes, content: bytes, path: Path) -> tuple[list[str], str]:
-    """Names and delimiter of the first line, unless the content is something else."""
-    head = content[:1024].lstrip().lower()
-    if not head:
-        raise SourceError(f"{path} is empty.")
-    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise SourceError(f"{path} is UTF-16 text. Save it as UTF-8.")
-    if b"\0" in content:
-        raise SourceError(f"{path} is binary, neither CSV nor Parquet nor gzip.")
-    if head[:1] in (b"{", b"["):
-        raise SourceError(f"{path} begins like JSON, not like a table. Get it again.")
-    if head.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<!--")):
-        raise SourceError(f"{path} is an HTML or XML page, not a table. Get it again.")
-    try:
-        _ = content.isascii() or content.decode()
-    except UnicodeDecodeError as error:
-        near = content[max(error.start - 20, 0) : error.end + 20].decode(errors="replace")
-        raise SourceError(f"{path} is not UTF-8 (near {near!r}). Save it as UTF-8.") from error
-    text = header[:MAX_HEADER_BYTES].decode(errors="replace")
-    delimiter = max(",;\t|", key=text.count)
-    names = next(csv.reader([text], delimiter=delimiter), [])
-    if len(header) > MAX_HEADER_BYTES or len(names) > MAX_COLUMNS:
-        raise SourceError(
-            f"{path} has a first line of {len(header)} bytes and {len(names)} fields (limits: "
-            f"{MAX_HEADER_BYTES} and {MAX_COLUMNS}), which is no header of a price table."
-        )
-    if len(names) < 2:
-        raise SourceError(f"{path} is no table: it begins with {show_names([text])!r}.")
-    return names, delimiter
-
-
-def _parse(
-    body: bytes, n_fields: int, wanted: Mapping[str, str], delimiter: str
-) -> tuple[pa.Table, list[str]]:
-    """Text columns by canonical name, and the lines that do not fit.
-
-    Arrow lets an unclosed quote swallow thousands of lines without a word, so lines are counted,
-    and if the count is wrong, each line with a quote has to stand on its own.
+    With a format told, a date that is not in it gets a remark, so that it counts as none.
     """
-    table, bad_lines = _parse_arrow(body, n_fields, wanted, delimiter)
-    if b'"' in body and table.num_rows + len(bad_lines) != _count_lines(body):
-        lines = body.split(b"\n")
-        fits = [b'"' not in line or _is_closed(line, delimiter) for line in lines]
-        body = b"\n".join(line for line, fit in zip(lines, fits, strict=True) if fit)
-        table, bad_lines = _parse_arrow(body, n_fields, wanted, delimiter)
-        if table.num_rows + len(bad_lines) != _count_lines(body):
-            raise pa.ArrowInvalid("its quotes do not pair")
-        unclosed = (line for line, fit in zip(lines, fits, strict=True) if not fit)
-        bad_lines += [line.decode(errors="replace") for line in unclosed]
-    return table, [line[:500] for line in bad_lines if line.strip()]
+    kind = table.schema.field("ts").type
+    if pa.types.is_date(kind) or pa.types.is_timestamp(kind) or not table.num_rows:
+        return table, ""
+    chunks = table["ts"].combine_chunks()
+    whole = chunks.combine_chunks() if isinstance(chunks, pa.ChunkedArray) else chunks
+    encoded = whole.dictionary_encode()
+    delivered = ["" if v is None else _as_text(v) for v in encoded.dictionary.to_pylist()]
+    others = [text for text in delivered if parse_day(text) is None]
+    date_format = told or (find_date_format(others[:SAMPLE_DATES], path.name) if others else "")
+    texts, n_days = [], 0
+    for text in delivered:
+        is_iso = parse_day(text) is not None
+        day = parse_day_as(text, date_format) if date_format and (told or not is_iso) else None
+        remark = f" is not {told}" if told and is_iso and day is None else ""
+        texts.append(text + remark if day is None else iso(day))
+        n_days += day is not None or (is_iso and not told)
+    note = "" if told or not date_format else f"dates read as {date_format}"
+    if not n_days:
+        note = f"no date could be read, as {show_names(delivered[:1])!r}: see --date-format"
+    if not date_format:
+        return table, note
+    plain = pa.array(texts, pa.string()).take(encoded.indices)
+    return table.set_column(table.column_names.index("ts"), "ts", plain), note
 
 
-def _parse_arrow(
-    body: bytes, n_fields: int, wanted: Mapping[str, str], delimiter: str
-) -> tuple[pa.Table, list[str]]:
-    bad_lines: list[str] = []
-
-    def set_aside(row: Any) -> str:
-        bad_lines.append(row.text)
-        return "skip"
-
-    fields = sorted(set(wanted.values()))
-    if not body.strip():
-        empty = pa.array([], pa.string())
-        return pa.table(dict.fromkeys(wanted, empty)), bad_lines
-    table = pyarrow.csv.read_csv(
-        pa.BufferReader(body),
-        read_options=pyarrow.csv.ReadOptions(column_names=[f"f{i}" for i in range(n_fields)]),
-        parse_options=pyarrow.csv.ParseOptions(
-            delimiter=delimiter, invalid_row_handler=set_aside, newlines_in_values=False
-        ),
-        convert_options=pyarrow.csv.ConvertOptions(
-            column_types=dict.fromkeys(fields, pa.string()),
-            include_columns=fields,
-            strings_can_be_null=False,
-        ),
-    )
-    columns = {canonical: table[field] for canonical, field in wanted.items()}
-    return pa.table(columns), bad_lines
+def _as_text(value: object) -> str:
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def _count_lines(body: bytes) -> int:
-    return sum(1 for line in body.split(b"\n") if line)
-
-
-def _is_closed(line: bytes, delimiter: str) -> bool:
-    text = line.decode(errors="replace")
-    try:
-        next(csv.reader([text], delimiter=delimiter, strict=True))
-    except csv.Error:
-        return False
-    return True
+def _with_plain_numbers(table: pa.Table, path: Path, decimal: Literal[".", ","]) -> pa.Table:
+    """Text columns of numbers with a decimal point; SourceError if they surely have a comma."""
+    for i, name in enumerate(table.column_names):
+        column = table[name]
+        is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+        if name in ("symbol", "ts") or not is_text or not len(column):
+            continue
+        if decimal == ",":
+            table = table.set_column(i, name, with_decimal_point(column))
+        elif pc.any(pc.match_substring(column.slice(0, SAMPLE_ROWS), ",")).as_py():
+            n_sure, n_commas = count_decimal_commas(column)
+            if 2 * n_sure > n_commas:
+                raise SourceError(
+                    f"Table {path.name} has a decimal comma in {n_sure} values of column {name}. "
+                    "Read it with --decimal , (then 1.234,56 is a number and 1.5 is none)."
+                )
+    return table
 
 
 # --- Parquet
 
 
-def _read_parquet(
-    content: bytes, path: Path, given: Mapping[str, str], max_bytes: int
-) -> pd.DataFrame:
+def _read_parquet(content: bytes, path: Path, find: FindColumns, max_bytes: int) -> pa.Table:
     try:
         file = pq.ParquetFile(pa.BufferReader(content))
-        found = _find_columns(file.schema_arrow.names, path, given)
+        names = file.schema_arrow.names
+        if len(names) > MAX_COLUMNS:
+            raise SourceError(f"{path} has {len(names)} columns (limit: {MAX_COLUMNS}).")
+        found = find([_UNNAMED_INDEX.get(name, name) for name in names])
+        if found["ts"] not in names:
+            found["ts"] = "__index_level_0__"
         groups = range(file.metadata.num_row_groups)
         n_bytes = sum(file.metadata.row_group(i).total_byte_size for i in groups)
         n_bytes = max(n_bytes, 8 * len(found) * file.metadata.num_rows)
@@ -302,8 +375,7 @@ def _read_parquet(
     except (pa.ArrowException, OSError) as error:
         what = str(error).splitlines()[0]
         raise SourceError(f"{path} is a damaged Parquet file ({what}). Get it again.") from error
-    rows: pd.DataFrame = pa.table(columns).to_pandas(date_as_object=False, ignore_metadata=True)
-    return rows
+    return pa.table(columns)
 
 
 def _plain(column: pa.ChunkedArray, canonical: str, path: Path) -> pa.ChunkedArray:
