@@ -5,6 +5,7 @@ Values are checked against Qlib's (oracles/ of the shared folder) and a slow ora
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,9 @@ from quant_pipeline.market.features import (
     Feature,
     choose_features,
     compute_features,
+    compute_matrix,
     look_back,
+    spans_jump,
 )
 from quant_pipeline.settings import FeatureSettings
 
@@ -65,6 +68,9 @@ def make_bars(
 BARS = make_bars()
 SESSIONS = np.unique(BARS["ts"].to_numpy("datetime64[D]"))
 LEVELS = {level: make_bars(150, 3, 1, level) for level in (1e-8, 1.0, 1e8)}
+
+
+Column = npt.NDArray[np.floating]
 
 
 def same_bits(one: pd.DataFrame, other: pd.DataFrame) -> bool:
@@ -142,6 +148,155 @@ def test_missing_values_are_skipped_without_a_warning(name: str) -> None:
     assert not np.isinf(compute_features(bars, [name])[name]).any()
     one = compute_features(bars.iloc[1:2], [name])
     assert len(one) == 1
+
+
+# --- windows and jumps
+
+
+@dataclass(frozen=True)
+class Coded:
+    """Bars sorted by (symbol, session), both as numbers."""
+
+    symbol: npt.NDArray[np.int64]
+    session: npt.NDArray[np.int64]
+    columns: dict[str, npt.NDArray[np.float64]]
+
+    def values(self, name: str, is_jump: npt.NDArray[np.bool_] | None = None) -> Column:
+        features = [FEATURES[name]]
+        return compute_matrix(self.symbol, self.session, self.columns, features, is_jump)[:, 0]
+
+    def replaced(self, rows: npt.NDArray[np.bool_], scale: Column | float) -> "Coded":
+        """The same bars, but for the values of some rows: all are multiplied."""
+        columns = {k: np.where(rows, v * scale, v) for k, v in self.columns.items()}
+        return Coded(self.symbol, self.session, columns)
+
+
+def code(bars: pd.DataFrame) -> Coded:
+    bars = bars.sort_values(["symbol", "ts"])
+    symbol = pd.factorize(bars["symbol"], sort=True)[0].astype(np.int64)
+    session = np.searchsorted(SESSIONS, bars["ts"].to_numpy("datetime64[D]")).astype(np.int64)
+    return Coded(symbol, session, {name: bars[name].to_numpy() for name in INPUTS})
+
+
+def slow_spans(
+    symbol: npt.NDArray[np.int64],
+    session: npt.NDArray[np.int64],
+    is_jump: npt.NDArray[np.bool_],
+    window: int,
+) -> npt.NDArray[np.bool_]:
+    """Whether a flagged bar of the symbol lies after session t - window and not after t."""
+    jumps = {(s, t) for s, t in zip(symbol[is_jump], session[is_jump], strict=True)}
+    rows = zip(symbol.tolist(), session.tolist(), strict=True)
+    return np.array(
+        [any((s, u) in jumps for u in range(t - window + 1, t + 1)) for s, t in rows], bool
+    )
+
+
+CODED = code(BARS)
+N = len(CODED.symbol)
+FIRSTS = np.flatnonzero(np.diff(CODED.symbol, prepend=-1))
+SOME_JUMPS = {
+    "none": np.zeros(N, bool),
+    "early": np.isin(np.arange(N), FIRSTS + 20),
+    "first and last bar": np.isin(np.arange(N), [*FIRSTS, *(FIRSTS[1:] - 1), N - 1]),
+    "one symbol": np.arange(N) == FIRSTS[1] + 30,
+    "few": np.random.default_rng(2).random(N) < 0.01,
+    "many": np.random.default_rng(3).random(N) < 0.2,
+    "all": np.ones(N, bool),
+}
+
+
+@every_feature
+def test_a_value_needs_its_window_and_nothing_older(name: str) -> None:
+    """Replace what is older than the window: same bits. Replace its oldest session: new values."""
+    window = FEATURES[name].window
+    usual = CODED.values(name)
+    n_changed = 0
+    for t in (window, window + 1, 280, 300, 310):
+        now = CODED.session == t
+        older = CODED.replaced(CODED.session < t - window, 1 / 7).values(name)
+        assert older[now].tobytes() == usual[now].tobytes()
+        rng = np.random.default_rng(t)
+        for scale in (1 / 7, 7.0):
+            noise = {k: scale * np.exp(rng.standard_normal(N)) for k in INPUTS}
+            oldest = CODED.session == t - window
+            columns = {k: np.where(oldest, v * noise[k], v) for k, v in CODED.columns.items()}
+            other = Coded(CODED.symbol, CODED.session, columns).values(name)
+            n_changed += int((other[now] != usual[now])[~np.isnan(usual[now])].sum())
+    assert n_changed > 0, f"{name} does not need its {window} sessions"
+
+
+def test_lags_reach_one_session_further_back_than_rolling_windows() -> None:
+    for name, feature in FEATURES.items():
+        kind, digits = name.rstrip("0123456789"), name.lstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+        if digits.isdigit():
+            assert feature.window == int(digits) - (kind != "ROC")
+    assert FEATURES["MOM_12_1"].window == 250
+    assert {f.window for f in FEATURES.values() if f.name.startswith("K")} == {0}
+
+
+@every_feature
+@pytest.mark.parametrize("jumps", list(SOME_JUMPS))
+def test_exactly_the_values_whose_window_spans_a_jump_are_missing(name: str, jumps: str) -> None:
+    is_jump = SOME_JUMPS[jumps]
+    before = is_jump.copy(), {k: v.copy() for k, v in CODED.columns.items()}
+    usual, found = CODED.values(name), CODED.values(name, is_jump)
+    spans = slow_spans(CODED.symbol, CODED.session, is_jump, FEATURES[name].window)
+    assert found.dtype == np.float32
+    assert np.array_equal(np.isnan(found), np.isnan(usual) | spans)
+    assert found[~spans].tobytes() == usual[~spans].tobytes()
+    assert np.array_equal(is_jump, before[0])
+    assert all(np.array_equal(v, before[1][k]) for k, v in CODED.columns.items())
+
+
+@every_feature
+@pytest.mark.parametrize("jumps", [j for j in SOME_JUMPS if j not in ("none", "all")])
+def test_prices_before_a_jump_change_no_value_after_it(name: str, jumps: str) -> None:
+    """So that it does not matter how far off an unadjusted price was."""
+    is_jump = SOME_JUMPS[jumps]
+    found = CODED.values(name, is_jump)
+    newest = np.maximum.accumulate(np.where(is_jump, np.arange(N), -1))
+    newest[newest < FIRSTS[CODED.symbol]] = -1  # one of the symbol before
+    last_jump = np.array([newest[CODED.symbol == s][-1] for s in range(CODED.symbol[-1] + 1)])
+    is_before = np.arange(N) < last_jump[CODED.symbol]
+    is_after = (newest >= 0) & ~is_before
+    assert is_before.any()
+    noise = np.exp(3 * np.random.default_rng(0).standard_normal(N))
+    for scale in (1 / 7, noise, np.nan):
+        other = CODED.replaced(is_before, scale).values(name, is_jump)
+        assert other[is_after].tobytes() == found[is_after].tobytes()
+        is_untouched = ~is_before & ~is_after
+        assert other[is_untouched].tobytes() == found[is_untouched].tobytes()
+    if jumps == "early":
+        assert (~np.isnan(found[is_after])).any(), "nothing was compared"
+
+
+def test_without_a_flag_a_jump_reaches_every_feature_that_looks_back() -> None:
+    """The rule above is not kept by features that ignore what is before a jump anyway."""
+    is_before = CODED.session < 20
+    for name, feature in FEATURES.items():
+        usual, other = CODED.values(name), CODED.replaced(is_before, 1 / 7).values(name)
+        is_changed = (usual != other) & ~np.isnan(usual) & ~is_before
+        assert is_changed.any() == (feature.window > 0), name
+
+
+@given(st.integers(0, 2**16), st.integers(0, 12), st.sampled_from([0.0, 0.05, 0.3, 1.0]))
+def test_bars_that_span_a_jump_are_those_of_the_slow_oracle(
+    seed: int, window: int, share: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    symbol, session = np.nonzero(rng.random((4, 25)) < 0.6)
+    is_jump = rng.random(len(symbol)) < share
+    before = is_jump.copy()
+    found = spans_jump(symbol, session, is_jump, window)
+    assert found.dtype == np.bool_
+    assert np.array_equal(found, slow_spans(symbol, session, is_jump, window))
+    assert np.array_equal(is_jump, before)
+
+
+def test_no_bars_span_no_jump() -> None:
+    none = np.empty(0, np.int64)
+    assert spans_jump(none, none, np.empty(0, bool), 5).tolist() == []
 
 
 # --- the frame

@@ -201,7 +201,9 @@ def test_a_window_without_any_label_is_refused_but_for_the_first_sessions_of_all
     with pytest.raises(StoreError, match="would erase what is stored"):
         store(stocked, rows([], []), some_rows_expected_with_prices=True)
     assert stored(stocked) == was
-    stocked.change_series("DELETE FROM sessions WHERE ts >= '2015-06-08'")  # five are left
+    stocked.change_series(
+        "UPDATE session_versions SET is_session = false WHERE ts >= '2015-06-08'"
+    )  # five are left
     store(stocked, rows([], []), some_rows_expected_with_prices=True)
     assert stored(stocked) == []
 
@@ -218,7 +220,7 @@ def test_what_was_written_while_prices_came_in_counts_as_made_from_the_older_one
     assert stale_data(ws, read_stored(ws))["features_daily"] == {}
 
     def computed_then_restated() -> pa.Table:
-        found = features_between(ws, date(2015, 6, 1), date(2015, 7, 1))
+        found = features_between(ws, date(2015, 6, 1), date(2015, 7, 1)).rows
         prices = sample_market(n_sessions=30, n_symbols=4)
         day = prices[prices["ts"] == pd.Timestamp(2015, 6, 10)].copy()
         day["low"] *= 0.9

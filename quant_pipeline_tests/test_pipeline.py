@@ -15,11 +15,13 @@ import pandas as pd
 import pytest
 from sqlmodel import select
 
+from quant_pipeline.chain.knowledge import models_that_knew_less
 from quant_pipeline.chain.learn import train_or_refuse, write_folds
+from quant_pipeline.chain.plan import read_stored
 from quant_pipeline.chain.predict import find_champion, score_partition, score_shadow
 from quant_pipeline.errors import GateError
 from quant_pipeline.stores.meta import Champion
-from quant_pipeline_tests.homes import DATA, EVERY, SCORES, WALK_FROM, sample_market
+from quant_pipeline_tests.homes import DATA, EVERY, LEARNING, SCORES, WALK_FROM, sample_market
 
 ASOF = date(2016, 6, 30)
 
@@ -66,7 +68,8 @@ def test_no_label_known_after_the_asof_reaches_a_model(finished):
     for model in models:
         (found,) = finished.rows(
             """
-            WITH known AS (SELECT * FROM labels WHERE task_id = $1 AND known_at <= $2),
+            WITH known AS (SELECT * FROM labels
+                           WHERE reason IS NULL AND task_id = $1 AND known_at <= $2),
             window_sessions AS (SELECT DISTINCT ts FROM known ORDER BY ts DESC LIMIT 250),
             used AS (SELECT known.* FROM known SEMI JOIN window_sessions USING (ts)
                      JOIN features_daily f ON f.symbol = known.symbol AND f.ts = known.ts
@@ -98,7 +101,8 @@ def test_no_label_of_an_earlier_window_of_a_fold_ends_in_or_after_a_later_one(fi
         found = finished.rows(
             """
             WITH used AS (SELECT l.* FROM labels l JOIN features_daily f USING (symbol, ts)
-                          WHERE f.in_universe AND l.task_id = $1 AND l.known_at <= $2)
+                          WHERE l.reason IS NULL AND f.in_universe
+                          AND l.task_id = $1 AND l.known_at <= $2)
             SELECT count(*) FILTER (ts >= $3 AND ts < $4 AND known_at < $4),
                    count(*) FILTER (ts >= $4 AND ts < $5 AND known_at < $5),
                    count(*) FILTER (ts >= $5 AND ts <= $6) FROM used
@@ -221,10 +225,13 @@ def test_a_restatement_leaves_earlier_models_and_all_stored_scores_alone(used, m
     assert is_now["price_versions"] != was["price_versions"]
     assert set(scores) <= set(used.scores())
     assert is_now["Champion"] == was["Champion"]
-    kept = [model for model in is_now["Model"] if model in was["Model"]]
-    assert kept == was["Model"]
-    added = [model for model in is_now["Model"] if model not in was["Model"]]
-    assert {model["partition_key"] for model in added} == {"2016-07"}
+    assert is_now["Model"] == was["Model"]
+    assert is_now["walkforward_folds"] == was["walkforward_folds"]
+    late = models_that_knew_less(used.workspace, read_stored(used.workspace))
+    assert {m["asof"] for m in late} == {date(2016, 7, 31)}
+    assert {m["batch_id"] for m in late} == {report.batch_id}
+    used.run(LEARNING, "2016-07")  # nor does the web UI
+    assert used.state()["Model"] == was["Model"]
 
 
 # --- Nothing depends on how it was run
@@ -318,7 +325,8 @@ def test_a_killed_backfill_goes_on_where_it_was(home, finished, market):
     judged = "SELECT * FROM prediction_outcomes WHERE ts >= ? ORDER BY ALL"
     assert made.rows(judged, first) == finished.rows(judged, first)
     state, theirs = made.state(), finished.state()
-    for table in ("sessions", "price_versions", "features_daily", "labels", "training_manifest"):
+    same = ("session_versions", "price_versions", "features_daily", "labels", "training_manifest")
+    for table in same:
         assert state[table] == theirs[table], table
     done = made.backfill(first)
     assert (done.data, done.models, done.scores) == ({}, [], [])

@@ -4,14 +4,22 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from quant_pipeline.chain.ingest import store_versions
 from quant_pipeline.errors import NoData, StoreBusy, StoreError
+from quant_pipeline.stores import schema
+from quant_pipeline.stores.schema import NEWEST
 from quant_pipeline.stores.series import (
     SeriesStore,
     columns_of,
@@ -31,18 +39,23 @@ def store(tmp_path: Path) -> SeriesStore:
     return SeriesStore(tmp_path / "data" / "quant.duckdb", lock_wait_seconds=0)
 
 
-def sessions(*days: int, is_session: bool = True) -> pa.Table:
+def sessions(*days: int, is_session: bool = True, batch_id: int = 1, n_bars: int = 1) -> pa.Table:
+    """Rows of session_versions, on which the rules of every table are tested."""
+    n = len(days)
     return pa.table(
         {
             "ts": pa.array([date(2020, 1, d) for d in days], pa.date32()),
-            "n_bars": pa.array([1] * len(days), pa.int64()),
-            "is_session": pa.array([is_session] * len(days)),
+            "batch_id": pa.array([batch_id] * n, pa.int64()),
+            "n_bars": pa.array([n_bars] * n, pa.int64()),
+            "is_session": pa.array([is_session] * n, pa.bool_()),
+            "why": pa.array(["share"] * n, pa.string()),
         }
     )
 
 
 def stored(store: SeriesStore) -> list[int]:
-    return [d.day for d in store.query("SELECT ts FROM sessions ORDER BY ts")["ts"].to_pylist()]
+    rows = store.query("SELECT ts FROM session_versions ORDER BY ts")
+    return [d.day for d in rows["ts"].to_pylist()]
 
 
 def files(store: SeriesStore) -> set[str]:
@@ -61,13 +74,13 @@ def test_a_block_that_fails_leaves_the_old_state(
     store: SeriesStore, error: type[BaseException]
 ) -> None:
     with store.writing("one") as con:
-        insert(con, "sessions", sessions(2, 3))
+        insert(con, "session_versions", sessions(2, 3))
     with pytest.raises(error), store.writing("two") as con:  # noqa: PT012
-        con.execute("DELETE FROM sessions")
-        insert(con, "sessions", sessions(6))
+        con.execute("DELETE FROM session_versions")
+        insert(con, "session_versions", sessions(6))
         con.execute("CREATE TABLE other (a INT)")
         if error is duckdb.ConstraintException:
-            insert(con, "sessions", sessions(6))
+            insert(con, "session_versions", sessions(6))
         raise error
     assert stored(store) == [2, 3]
     with store.reading() as con:
@@ -76,7 +89,7 @@ def test_a_block_that_fails_leaves_the_old_state(
 
 def test_a_failed_first_block_leaves_an_empty_store(store: SeriesStore) -> None:
     with pytest.raises(ValueError, match="no"), store.writing("one") as con:  # noqa: PT012
-        insert(con, "sessions", sessions(2))
+        insert(con, "session_versions", sessions(2))
         raise ValueError("no")
     assert stored(store) == []
 
@@ -86,20 +99,20 @@ import os, signal, sys
 from pathlib import Path
 from quant_pipeline.stores.series import SeriesStore
 with SeriesStore(Path(sys.argv[1]), 0).writing("one") as con:
-    con.execute("DELETE FROM sessions")
-    con.execute("INSERT INTO sessions VALUES ('2020-01-06', 1, true)")
+    con.execute("DELETE FROM session_versions")
+    con.execute("INSERT INTO session_versions VALUES ('2020-01-06', 1, 1, true, '')")
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
 def test_a_killed_writer_leaves_the_old_state_and_no_lock(store: SeriesStore) -> None:
     with store.writing("one") as con:
-        insert(con, "sessions", sessions(2, 3))
+        insert(con, "session_versions", sessions(2, 3))
     done = subprocess.run([sys.executable, "-c", KILLED, str(store.path)], check=False)
     assert done.returncode == -signal.SIGKILL
     assert stored(store) == [2, 3]
     with store.writing("two") as con:
-        insert(con, "sessions", sessions(7))
+        insert(con, "session_versions", sessions(7))
     assert stored(store) == [2, 3, 7]
 
 
@@ -133,7 +146,7 @@ def test_a_creation_killed_half_way_leaves_a_store_that_opens(
         new.write_bytes(b"half")
         new.with_name(new.name + ".wal").write_bytes(b"half")
     with store.writing("one") as con:
-        insert(con, "sessions", sessions(2))
+        insert(con, "session_versions", sessions(2))
         assert columns_of(con, "half") == []
     assert stored(store) == [2]
     assert files(store) == {"quant.duckdb", "quant.duckdb.lock"}
@@ -163,14 +176,14 @@ import sys
 from pathlib import Path
 from quant_pipeline.stores.series import SeriesStore
 with SeriesStore(Path(sys.argv[1]), 0).reading() as con:
-    print(con.execute("SELECT count(*) FROM sessions").fetchone()[0], flush=True)
+    print(con.execute("SELECT count(*) FROM session_versions").fetchone()[0], flush=True)
     sys.stdin.readline()
 """
 
 
 def test_readers_of_two_processes_share_and_a_writer_waits_for_them(store: SeriesStore) -> None:
     with store.writing("one") as con:
-        insert(con, "sessions", sessions(2, 3))
+        insert(con, "session_versions", sessions(2, 3))
     command = [sys.executable, "-c", READER, str(store.path)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -182,7 +195,7 @@ def test_readers_of_two_processes_share_and_a_writer_waits_for_them(store: Serie
             store.writing("two").__enter__()
         other.communicate("\n")
     with store.writing("two") as con:
-        insert(con, "sessions", sessions(6))
+        insert(con, "session_versions", sessions(6))
 
 
 def test_a_reader_waits_for_a_writer(store: SeriesStore) -> None:
@@ -194,7 +207,7 @@ def test_a_reader_cannot_write(store: SeriesStore) -> None:
     with store.writing("one"):
         pass
     with store.reading() as con, pytest.raises(duckdb.InvalidInputException, match="read-only"):
-        con.execute("DELETE FROM sessions")
+        con.execute("DELETE FROM session_versions")
 
 
 # --- configuration
@@ -245,44 +258,46 @@ def test_rows_are_stored_by_name_and_wrong_columns_are_refused(store: SeriesStor
     wrong = (
         right.drop_columns(["n_bars"]),
         right.append_column("extra", pa.array([1])),
-        right.rename_columns(["ts", "n_bars", "is_open"]),
+        right.rename_columns(["ts", "batch_id", "n_bars", "is_open", "why"]),
         right.append_column("ts", right["ts"]),
     )
     with store.writing("one") as con:
         for rows in wrong:
             with pytest.raises(
-                StoreError, match=r"Rows for sessions have columns .*it has ts, n_b"
+                StoreError, match=r"Rows for session_versions have columns .*it has ts, batch_id, n"
             ):
-                insert(con, "sessions", rows)
-        insert(con, "sessions", right.select(["is_session", "ts", "n_bars"]))
-    assert store.query("SELECT * FROM sessions").to_pylist() == right.to_pylist()
+                insert(con, "session_versions", rows)
+        insert(
+            con, "session_versions", right.select(["why", "is_session", "ts", "n_bars", "batch_id"])
+        )
+    assert store.query("SELECT * FROM session_versions").to_pylist() == right.to_pylist()
 
 
 def test_a_slice_is_replaced_and_nothing_else(store: SeriesStore) -> None:
     with store.writing("one") as con:
-        insert(con, "sessions", sessions(2, 3, 6))
-        replace(con, "sessions", sessions(7), "ts < ?", [date(2020, 1, 4)])
+        insert(con, "session_versions", sessions(2, 3, 6))
+        replace(con, "session_versions", sessions(7), "ts < ?", [date(2020, 1, 4)])
     assert stored(store) == [6, 7]
     with store.writing("two") as con:
-        replace(con, "sessions", sessions(), "ts > ?", [date(2020, 1, 6)])
+        replace(con, "session_versions", sessions(), "ts > ?", [date(2020, 1, 6)])
     assert stored(store) == [6]
 
 
 def test_queries_take_parameters_and_half_read_results_block_nothing(store: SeriesStore) -> None:
     with store.writing("one") as con:
-        insert(con, "sessions", sessions(2, 3, 6))
-        assert fetch_row(con, "SELECT count(*) FROM sessions WHERE ts > ?", [date(2020, 1, 2)]) == (
-            2,
-        )
-        assert len(query(con, "SELECT * FROM sessions")) == 3
+        insert(con, "session_versions", sessions(2, 3, 6))
+        assert fetch_row(
+            con, "SELECT count(*) FROM session_versions WHERE ts > ?", [date(2020, 1, 2)]
+        ) == (2,)
+        assert len(query(con, "SELECT * FROM session_versions")) == 3
         with pytest.raises(ValueError, match="unpack"):
-            fetch_row(con, "SELECT ts FROM sessions")
+            fetch_row(con, "SELECT ts FROM session_versions")
 
 
 def test_sessions_are_read_within_both_dates(store: SeriesStore) -> None:
     with store.writing("one") as con:
-        insert(con, "sessions", sessions(2, 3, 6, 7))
-        insert(con, "sessions", sessions(4, is_session=False))
+        insert(con, "session_versions", sessions(2, 3, 6, 7))
+        insert(con, "session_versions", sessions(4, is_session=False))
 
         def days(*between: date | None) -> list[int]:
             return [d.day for d in read_sessions(con, *between)["ts"].to_pylist()]
@@ -292,24 +307,168 @@ def test_sessions_are_read_within_both_dates(store: SeriesStore) -> None:
         assert days(date(2020, 1, 4)) == [6, 7]
 
 
-def test_prices_are_the_newest_version_of_bars_on_sessions(store: SeriesStore) -> None:
-    def bar(symbol: str, day: int, batch: int, price: float) -> dict[str, object]:
-        columns = ("open", "high", "low", "close", "adj_index", "volume")
-        key = {"symbol": symbol, "ts": date(2020, 1, day), "batch_id": batch}
-        return {**key, **dict.fromkeys(columns, price)}
-
-    bars = [bar("B", 2, 1, 1.0), bar("A", 3, 1, 1.0), bar("B", 2, 3, 5.0), bar("B", 2, 2, 9.0)]
+def test_a_date_is_a_session_as_its_newest_version_says(store: SeriesStore) -> None:
     with store.writing("one") as con:
-        insert(con, "sessions", sessions(2, 3))
-        insert(con, "sessions", sessions(4, is_session=False))
-        rows = pa.Table.from_pylist([*bars, bar("A", 4, 1, 1.0)])
-        insert(con, "price_versions", rows.select(columns_of(con, "price_versions")))
-        found = read_prices(con, date(2020, 1, 1), date(2020, 1, 31)).to_pylist()
-        assert [(r["symbol"], r["ts"].day, r["close"]) for r in found] == [
-            ("A", 3, 1.0),
-            ("B", 2, 5.0),
+        insert(con, "session_versions", sessions(2, 3, 6, batch_id=1))
+        insert(con, "session_versions", sessions(6, is_session=False, batch_id=4, n_bars=9))
+        insert(con, "session_versions", sessions(3, is_session=False, batch_id=2))
+        insert(con, "session_versions", sessions(3, 7, batch_id=3, n_bars=5))
+
+        def days(batch_id: int) -> list[int]:
+            return [d.day for d in read_sessions(con, batch_id=batch_id)["ts"].to_pylist()]
+
+        assert [days(b) for b in range(6)] == [
+            [], [2, 3, 6], [2, 6], [2, 3, 6, 7], [2, 3, 7], [2, 3, 7],
+        ]  # fmt: skip
+        newest = query(con, "SELECT day(ts) AS d, n_bars, is_session FROM sessions ORDER BY ts")
+        assert [tuple(r.values()) for r in newest.to_pylist()] == [
+            (2, 1, True), (3, 5, True), (6, 9, False), (7, 5, True),
+        ]  # fmt: skip
+        assert query(con, "FROM sessions_as_of(4) ORDER BY ts") == query(
+            con, "FROM sessions ORDER BY ts"
+        )
+
+
+# --- versions of prices
+
+PRICES = ("open", "high", "low", "close", "adj_index", "volume")
+Key = tuple[str, int]
+
+
+def versions(prices: Mapping[Key, float | None]) -> pa.Table:
+    """Rows as `store_versions` takes them: a price for (symbol, day of January)."""
+    keys = list(prices)
+    columns: dict[str, pa.Array] = {
+        "symbol": pa.array([symbol for symbol, _ in keys], pa.string()),
+        "ts": pa.array([date(2020, 1, day) for _, day in keys], pa.date32()),
+        "change": pa.array(["new"] * len(keys), pa.string()),
+    }
+    values = pa.array(list(prices.values()), pa.float64())
+    return pa.table(columns | dict.fromkeys(PRICES, values))
+
+
+def test_prices_are_the_newest_versions_of_bars_on_sessions(store: SeriesStore) -> None:
+    with store.writing("one") as con:
+        insert(con, "session_versions", sessions(2, 3))
+        insert(con, "session_versions", sessions(4, is_session=False))
+        store_versions(con, versions({("B", 2): 1.0, ("A", 3): 1.0, ("A", 4): 1.0}), 1)
+        store_versions(con, versions({("B", 2): 9.0, ("C", 2): 2.0}), 2)
+        store_versions(con, versions({("B", 2): 5.0, ("B", 3): 6.0}), 3)
+        store_versions(con, versions({("C", 2): None, ("B", 3): None}), 4, deleted=True)
+        insert(con, "session_versions", sessions(4, batch_id=5))
+
+        def prices(batch_id: int = NEWEST) -> list[tuple[Any, ...]]:
+            rows = read_prices(con, date(2020, 1, 1), date(2020, 1, 31), batch_id).to_pylist()
+            return [(r["symbol"], r["ts"].day, r["close"]) for r in rows]
+
+        assert prices(0) == []
+        assert prices(1) == [("A", 3, 1.0), ("B", 2, 1.0)]
+        assert prices(2) == [("A", 3, 1.0), ("B", 2, 9.0), ("C", 2, 2.0)]
+        assert prices(3) == [("A", 3, 1.0), ("B", 2, 5.0), ("B", 3, 6.0), ("C", 2, 2.0)]
+        assert prices(4) == [("A", 3, 1.0), ("B", 2, 5.0)]
+        assert prices(5) == prices() == [("A", 3, 1.0), ("A", 4, 1.0), ("B", 2, 5.0)]
+        newest = query(con, "FROM prices_daily ORDER BY symbol, ts")
+        assert newest == query(con, "FROM prices_as_of(5) ORDER BY symbol, ts")
+        assert [r["close"] for r in newest.to_pylist()] == [1.0, 1.0, 5.0]
+        january = {day: date(2020, 1, day) for day in (2, 3)}
+        assert read_first_bars(con) == {"A": january[3], "B": january[2]}
+        assert read_first_bars(con, 2) == {"A": january[3], "B": january[2], "C": january[2]}
+        assert read_first_bars(con, 0) == {}
+
+
+def test_a_version_is_current_until_it_is_superseded(store: SeriesStore) -> None:
+    """That a newer one is stored does not matter: views look at price_superseded alone."""
+    with store.writing("one") as con:
+        insert(con, "session_versions", sessions(2))
+        store_versions(con, versions({("A", 2): 1.0}), 1)
+        store_versions(con, versions({("A", 2): 2.0}), 7)
+        assert query(con, "FROM price_superseded").to_pylist() == [
+            {"symbol": "A", "ts": date(2020, 1, 2), "batch_id": 1, "by_batch_id": 7}
         ]
-        assert read_first_bars(con) == {"A": date(2020, 1, 3), "B": date(2020, 1, 2)}
+        for batch_id, close in ((1, 1.0), (6, 1.0), (7, 2.0)):
+            assert fetch_row(con, "SELECT close FROM bars_as_of(?)", [batch_id]) == (close,)
+        assert fetch_row(con, "SELECT close, batch_id FROM bars") == (2.0, 7)
+        con.execute("DELETE FROM price_superseded")
+        assert fetch_row(con, "SELECT count(*) FROM bars") == (2,)
+
+
+def test_a_bar_without_a_price_is_refused_and_a_deleted_one_needs_none(store: SeriesStore) -> None:
+    with store.writing("one") as con:
+        store_versions(con, versions({("A", 2): None}), 1, deleted=True)
+        assert fetch_row(con, "SELECT count(*) FROM bars") == (0,)
+    for name in PRICES:
+        rows = versions({("B", 2): 1.0})
+        i = rows.column_names.index(name)
+        rows = rows.set_column(i, name, pa.nulls(1, pa.float64()))
+        with pytest.raises(duckdb.ConstraintException), store.writing("two") as con:
+            store_versions(con, rows, 2)
+
+
+@dataclass(frozen=True)
+class Written:
+    """One batch: bars that it deletes, and bars that it stores."""
+
+    batch_id: int
+    deleted: frozenset[Key]
+    prices: Mapping[Key, float]
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[Written]:
+    """Batches with rising ids and gaps between them, on 3 symbols x 4 days."""
+    keys = st.tuples(st.sampled_from("ABC"), st.integers(2, 5))
+    batch_id, found = 0, []
+    for _ in range(draw(st.integers(0, 6))):
+        batch_id += draw(st.integers(1, 3))
+        deleted = draw(st.frozensets(keys, max_size=4))
+        stays = keys.filter(lambda key, deleted=deleted: key not in deleted)
+        prices = draw(st.dictionaries(stays, st.floats(1, 9), max_size=6))
+        found.append(Written(batch_id, deleted, prices))
+    return found
+
+
+def newest_bars(history: list[Written], batch_id: int) -> dict[Key, tuple[int, float]]:
+    """The newest batch per (symbol, day), unless it deleted the bar."""
+    found: dict[Key, tuple[int, float]] = {}
+    for key in {k for one in history for k in (*one.deleted, *one.prices)}:
+        touching = [
+            one
+            for one in history
+            if one.batch_id <= batch_id and (key in one.deleted or key in one.prices)
+        ]
+        if touching:
+            newest = max(touching, key=lambda one: one.batch_id)
+            if key in newest.prices:
+                found[key] = newest.batch_id, newest.prices[key]
+    return found
+
+
+@settings(deadline=None, max_examples=60)
+@given(histories())
+def test_bars_as_of_a_batch_are_the_newest_up_to_it_unless_deleted(history: list[Written]) -> None:
+    with duckdb.connect() as con:
+        con.execute(schema.TABLES)
+        for one in history:
+            gone = versions(dict.fromkeys(sorted(one.deleted)))
+            store_versions(con, gone, one.batch_id, deleted=True)
+            store_versions(con, versions(one.prices), one.batch_id)
+
+        def bars(source: str) -> dict[Key, tuple[int, float]]:
+            sql = f"SELECT symbol, day(ts), batch_id, close, adj_index, volume FROM {source}"
+            rows = con.execute(sql).fetchall()
+            found = {(symbol, day): (batch_id, close) for symbol, day, batch_id, close, *_ in rows}
+            assert len(found) == len(rows), "two versions of one bar are current"
+            assert all(close == index == volume for *_, close, index, volume in rows)
+            return found
+
+        last = history[-1].batch_id if history else 0
+        for batch_id in range(last + 2):
+            assert bars(f"bars_as_of({batch_id})") == newest_bars(history, batch_id)
+        assert bars("bars") == newest_bars(history, last)
+        n_written = sum(len(one.deleted) + len(one.prices) for one in history)
+        assert fetch_row(con, "SELECT count(*) FROM price_versions") == (n_written,)
+        n_current = len({k for one in history for k in (*one.deleted, *one.prices)})
+        assert fetch_row(con, "SELECT count(*) FROM price_superseded") == (n_written - n_current,)
 
 
 # --- digests

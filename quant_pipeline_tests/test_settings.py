@@ -211,10 +211,17 @@ def test_a_task_is_found_by_its_id() -> None:
         settings.task("up_5")
 
 
+def changed(one: Section, key: str) -> Section:
+    """The same settings but for one key, validated."""
+    value = getattr(one, key)
+    return type(one)(**one.model_dump() | {key: not value if isinstance(value, bool) else 99})
+
+
 def test_a_digest_changes_with_each_setting_and_with_nothing_else() -> None:
     one = UniverseSettings()
     assert digest(one, "a", 1) == digest(UniverseSettings(), "a", 1)
-    others = [(one.model_copy(update={k: 99}), "a", 1) for k in UniverseSettings.model_fields]
+    others = [(changed(one, key), "a", 1) for key in UniverseSettings.model_fields]
+    assert {type(v) for v in one.model_dump().values()} == {bool, int, float}
     found = {digest(*parts) for parts in [*others, (one, "b", 1), (one, "a", 2), ("a", one, 1)]}
     assert len(found) == len(others) + 3
     assert digest(one, "a", 1) not in found

@@ -7,7 +7,7 @@ import pandas as pd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quant_pipeline.market.universe import find_members
+from quant_pipeline.market.universe import find_covered, find_members
 from quant_pipeline.settings import UniverseSettings
 
 specs = st.builds(
@@ -70,3 +70,70 @@ def test_the_sessions_of_the_median_and_the_first_bar_are_enough(
     wanted = frame["session"] >= first_wanted
     part = members(frame[read], spec, first)
     assert np.array_equal(part[wanted[read]], members(frame, spec)[wanted])
+
+
+# --- memberships
+
+Interval = tuple[int, np.datetime64, np.datetime64 | None]
+DAY_0 = np.datetime64("2020-01-01")
+
+
+@st.composite
+def intervals(draw: st.DrawFn) -> list[Interval]:
+    """Membership of symbols, also of some without a bar; they may overlap, or hold no day."""
+    found: list[Interval] = []
+    for _ in range(draw(st.integers(0, 6))):
+        first, n_days = draw(st.integers(-3, 22)), draw(st.none() | st.integers(-2, 12))
+        last = None if n_days is None else DAY_0 + first + n_days
+        found.append((draw(st.integers(0, 6)), DAY_0 + first, last))
+    return found
+
+
+def covered(frame: pd.DataFrame, spans: list[Interval]) -> Any:
+    ts = DAY_0 + frame["session"].to_numpy().astype("timedelta64[D]")
+    return find_covered(frame["symbol"].to_numpy(), ts, spans)
+
+
+@given(bars(), intervals())
+def test_covered_bars_are_those_of_the_slow_oracle(
+    frame: pd.DataFrame, spans: list[Interval]
+) -> None:
+    found = covered(frame, spans)
+    assert found.dtype == np.bool_
+    assert len(found) == len(frame)
+    for row, is_covered in zip(frame.itertuples(), found, strict=True):
+        ts = DAY_0 + int(row.session)
+        mine = [(first, last) for symbol, first, last in spans if symbol == row.symbol]
+        assert is_covered == any(a <= ts and (b is None or ts <= b) for a, b in mine)
+
+
+@given(bars(), intervals(), st.integers(0, 19))
+def test_whether_an_interval_holds_a_session_is_known_on_it(
+    frame: pd.DataFrame, spans: list[Interval], last: int
+) -> None:
+    """That a membership ends later, or another one begins, changes no answer up to a session."""
+    today = DAY_0 + last
+    seen = [
+        (symbol, first, None if end is None or end >= today else end)
+        for symbol, first, end in spans
+        if first <= today
+    ]
+    past = frame["session"] <= last
+    assert np.array_equal(covered(frame[past], seen), covered(frame, spans)[past])
+
+
+def test_both_days_of_an_interval_are_in_it_and_without_one_nothing_is() -> None:
+    ts = DAY_0 + np.arange(5)
+    symbol = np.zeros(5, np.int64)
+    assert find_covered(symbol, ts, [(0, ts[1], ts[3])]).tolist() == [
+        False,
+        True,
+        True,
+        True,
+        False,
+    ]
+    assert find_covered(symbol, ts, [(0, ts[2], ts[2])]).sum() == 1
+    assert find_covered(symbol, ts, [(0, ts[2], None)]).sum() == 3
+    assert not find_covered(symbol, ts, []).any()
+    assert not find_covered(symbol, ts, [(1, ts[0], None)]).any()
+    assert not len(find_covered(symbol[:0], ts[:0], [(0, ts[0], None)]))

@@ -21,15 +21,16 @@ _OUTDATED_SCORES = """
     flipped AS (
         SELECT v.ts, v.batch_id, numbered.n FROM session_versions v JOIN numbered USING (ts)
         WHERE v.batch_id = (SELECT min(batch_id) FROM session_versions w
-            WHERE w.ts = v.ts AND w.is_session))
-    SELECT s.symbol, s.ts, s.task_id, s.model_id, c.ts AS changed_ts, c.batch_id, c.change
-    FROM scored s JOIN changed c ON c.symbol = s.symbol AND c.batch_id > s.price_batch_id
-        AND c.n BETWEEN s.n - $reach AND s.n
-    UNION ALL
-    SELECT s.symbol, s.ts, s.task_id, s.model_id, f.ts, f.batch_id, 'session'
-    FROM scored s JOIN flipped f ON f.batch_id > s.price_batch_id AND f.n BETWEEN s.n - $reach
-        AND s.n
-    QUALIFY row_number() OVER (
+            WHERE w.ts = v.ts AND w.is_session)),
+    found AS (
+        SELECT s.symbol, s.ts, s.task_id, s.model_id, c.ts AS changed_ts, c.batch_id, c.change
+        FROM scored s JOIN changed c ON c.symbol = s.symbol AND c.batch_id > s.price_batch_id
+            AND c.n BETWEEN s.n - $reach AND s.n
+        UNION ALL
+        SELECT s.symbol, s.ts, s.task_id, s.model_id, f.ts, f.batch_id, 'session'
+        FROM scored s JOIN flipped f ON f.batch_id > s.price_batch_id
+            AND f.n BETWEEN s.n - $reach AND s.n)
+    FROM found QUALIFY row_number() OVER (
         PARTITION BY symbol, ts, task_id, model_id ORDER BY batch_id, changed_ts, change) = 1
     ORDER BY ts, task_id, symbol
 """
@@ -60,8 +61,8 @@ def scores_that_knew_less(ws: Workspace, stored: Stored) -> list[dict[str, Any]]
     """Stored scores that could come out different today, each with its first reason.
 
     `change` is what happened: a bar within the reach of the features was "restated",
-    "relinked", came "late" or "new", or was "deleted"; a date became a "session"; or the "model"
-    learned from data that were restated.
+    "relinked" or "deleted", or came after its session: "late" if its window was sealed by then,
+    else "new"; a date became a "session"; or the "model" learned from data that were restated.
     """
     late = {m["model_id"]: m for m in models_that_knew_less(ws, stored)}
     with ws.series.reading("knowledge") as con:

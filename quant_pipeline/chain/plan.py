@@ -219,21 +219,27 @@ def missing_scores(ws: Workspace, keys: Sequence[str], tasks: Sequence[Task]) ->
     """Partitions whose predictions or outcomes are older than what they are made from."""
     batches = latest(ws.meta.batches())
     sessions = _sessions(ws)
+    with_model = {(m.task_id, m.partition_key) for m in ws.meta.models()}
     wanted = []
     for key in keys:
         before = partition_before(ws.grid, sessions, key)
         for task in tasks:
             scored = _written(batches, "predictions", key, task.task_id)
-            features = _written(batches, "features_daily", key)
-            if scored <= features or _is_unjudged(ws, batches, sessions, key, task):
-                wanted.append(key)
-                break
-            models = [m for m in ws.meta.models(task.task_id) if m.partition_key == before]
-            scored_by = batches[("predictions", key, task.task_id)].spec_id
-            if models and not scored_by:
+            is_late = scored <= _written(batches, "features_daily", key)
+            is_late = is_late or _is_unjudged(ws, batches, sessions, key, task)
+            has_model = (task.task_id, before) in with_model
+            if is_late or (has_model and not batches[("predictions", key, task.task_id)].spec_id):
                 wanted.append(key)
                 break
     return wanted
+
+
+def outdated_scores(ws: Workspace, before: str, tasks: Sequence[Task]) -> list[str]:
+    """Earlier partitions with a champion in which bars or labels came late: to be filled up."""
+    served = {key for task_id, key in ws.meta.champions() if task_id in {t.task_id for t in tasks}}
+    start = ws.grid.window(before)[0]
+    earlier = sorted((k for k in served if ws.grid.window(k)[0] < start), key=ws.grid.asof)
+    return missing_scores(ws, earlier, tasks)
 
 
 def newest_closed(ws: Workspace, stored: Stored, day: date | None) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 import dagster as dg
@@ -17,6 +17,7 @@ from quant_pipeline.chain.plan import (
     Stored,
     missing_models,
     missing_scores,
+    outdated_scores,
     read_stored,
     stale_data,
     unjudged_after,
@@ -122,6 +123,30 @@ def score(runner: Runner, keys: Sequence[str], tasks: Sequence[Task]) -> None:
         )
     if keys:
         runner.progress("scores and outcomes", 1, 1)
+
+
+def close_and_score(runner: Runner, first: date, last: date, tasks: Sequence[Task]) -> list[str]:
+    """What a day asks for: fill what is stale, close complete windows, score a range of sessions.
+
+    Earlier partitions get the scores of bars that came late. Closing the window before a
+    partition (seal, train) comes before its first score, so that day by day gives what one
+    backfill gives. Raises NoData if no session lies in the range.
+    """
+    ws = runner.workspace
+    stored = read_stored(ws)
+    if first > last:
+        raise NoData(
+            f"No session is stored after {first - timedelta(days=1)}; the newest is {last}."
+        )
+    keys = ws.grid.keys(ws.grid.key(first), ws.grid.key(last))
+    fill_data(runner, stored)
+    before = dict.fromkeys(partition_before(ws.grid, stored.sessions, key) for key in keys)
+    tried = {(m.task_id, m.partition_key) for m in ws.meta.models()}
+    tried |= {(r.task_id, r.partition_key) for r in ws.meta.refusals()}
+    untried = [k for k in before if k and any((t.task_id, k) not in tried for t in tasks)]
+    train(runner, missing_models(ws, stored, untried, tasks)[0])
+    score(runner, [*outdated_scores(ws, keys[0], tasks), *keys], tasks)
+    return keys
 
 
 def stretches(ws: Workspace, keys: Sequence[str]) -> list[tuple[str, str]]:

@@ -7,21 +7,19 @@ from typing import Any
 import pyarrow.compute as pc
 import typer
 
-from quant_pipeline.chain.plan import Stored, missing_models, read_stored
+from quant_pipeline.chain.plan import read_stored
 from quant_pipeline.chain.predict import find_champion, score_shadow
-from quant_pipeline.chain.seal import partition_before
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.defs.jobs import (
     Backfilled,
     Runner,
     backfill,
+    close_and_score,
     fill_data,
     plan_backfill,
 )
-from quant_pipeline.defs.jobs import score as score_keys
-from quant_pipeline.defs.jobs import train as train_keys
 from quant_pipeline.defs.reporting import Progress
-from quant_pipeline.errors import NoData, SettingsError, unknown_name
+from quant_pipeline.errors import SettingsError, unknown_name
 from quant_pipeline.settings import Task
 
 ASSETS = ("prices_daily", "features_daily", "labels", "training_frame", "walkforward_folds",
@@ -35,29 +33,9 @@ def score_sessions(
     stored = read_stored(ws)
     last = min(last or stored.last_session, stored.last_session)
     first = max(first or ws.grid.window(ws.grid.key(last))[0], stored.first_session)
-    if first > last:
-        raise NoData(
-            f"No session is stored after {first - timedelta(days=1)}; the newest is {last}."
-        )
-    keys = ws.grid.keys(ws.grid.key(first), ws.grid.key(last))
     with Runner.open(ws, tell) as runner:
-        fill_data(runner, stored)
-        _close_windows(runner, stored, keys, tasks)
-        score_keys(runner, keys, tasks)
+        keys = close_and_score(runner, first, last, tasks)
     return [_counted(ws, first, last, keys, task) for task in tasks]
-
-
-def _close_windows(
-    runner: Runner, stored: Stored, keys: Sequence[str], tasks: Sequence[Task]
-) -> None:
-    """Train the model of each partition before one to score, where nobody tried yet."""
-    ws = runner.workspace
-    found = [partition_before(ws.grid, stored.sessions, key) for key in keys]
-    before = list(dict.fromkeys(key for key in found if key))
-    tried = {(m.task_id, m.partition_key) for m in ws.meta.models()}
-    tried |= {(r.task_id, r.partition_key) for r in ws.meta.refusals()}
-    untried = [k for k in before if any((t.task_id, k) not in tried for t in tasks)]
-    train_keys(runner, missing_models(ws, stored, untried, tasks)[0])
 
 
 def _counted(

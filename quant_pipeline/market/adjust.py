@@ -119,25 +119,35 @@ def _run_index(
         is_material[i] = s[i] >= 0 and value != index[i]
         index[i] = value
     shift = 1.0  # by which stored rows after a restated return move
+    scale, moved = _at(given.close, g) / _at(stored.close, s), 1.0
+    newest, omitted = anchor, []
     after = zip(s[anchor + 1 :].tolist(), g[anchor + 1 :].tolist(), strict=True)
     for i, (j, k) in enumerate(after, anchor + 1):
+        if k < 0:
+            omitted.append(i)
+            continue
+        at_g *= returns[k]
         if j < 0:
-            index[i] = at_g = at_g * returns[k]
+            index[i] = at_g
             continue
         old = float(stored.index[j])
-        value = old * shift
-        if k >= 0:
-            asserted = at_g * returns[k]
-            if abs(asserted / old - 1.0) <= tolerance:
-                value, shift = old, 1.0
-            elif abs(asserted / value - 1.0) > tolerance:
-                value, is_material[i] = asserted, True
-                # A corrected close changes the returns into and out of its session; one that the
-                # vendor only adjusts otherwise changes the level of all that follows.
-                shift = asserted / old / float(close_change[i])
-                shift = 1.0 if abs(shift - 1.0) <= tolerance else shift
-            at_g = value
-        index[i] = value
+        moved = 1.0
+        if abs(at_g / old - 1.0) <= tolerance:
+            at_g, shift = old, 1.0
+        elif abs(at_g / (old * shift) - 1.0) <= tolerance:
+            at_g = old * shift
+        else:
+            is_material[i] = True
+            # A corrected close changes the returns into and out of its session; one that the
+            # vendor only adjusts otherwise changes the level of all that follows.
+            shift = at_g / old / float(close_change[i])
+            shift = 1.0 if abs(shift - 1.0) <= tolerance else shift
+            moved = float(scale[i] / scale[newest])
+        index[omitted] *= shift
+        index[i] = at_g
+        newest, omitted = i, []
+    # Rows after the last delivered one: a whole bar that was corrected there moves it alone.
+    index[omitted] *= 1.0 if abs(moved / shift - 1.0) <= tolerance else shift
     return index, is_material
 
 
