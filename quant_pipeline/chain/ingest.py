@@ -36,8 +36,10 @@ class IngestReport:
 
     n_read = n_new + n_restated + n_unchanged + all of n_rejected. Apart from that, n_late of the
     new ones came after their window was sealed, n_rebased of the unchanged ones are on another
-    scale, n_relinked stored bars got another index because of a restated one before them, and
-    n_readmitted rows that earlier deliveries brought too few of are bars of a session now.
+    scale, and n_tied_by_close symbols came with adj_close but repeat no stored bar, so that a
+    dividend or split in between counts as a return. n_relinked stored bars got another index
+    because of a restated one before them, and n_readmitted rows, of which earlier deliveries
+    brought too few, are bars of a session now.
     """
 
     source: str
@@ -50,6 +52,7 @@ class IngestReport:
     n_late: int = 0
     n_relinked: int = 0
     n_rebased: int = 0
+    n_tied_by_close: int = 0
     n_readmitted: int = 0
     n_symbols: int = 0
     n_new_sessions: int = 0
@@ -272,6 +275,7 @@ def _merge(
         report.n_relinked += merged.n_relinked
         report.n_unchanged += merged.n_unchanged
         report.n_rebased += merged.n_rebased
+        report.n_tied_by_close += merged.is_tied_by_close
         if len(merged.bars.ts):
             pieces.append((symbol, merged))
     report.n_new -= len(deliveries[1])

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.errors import StoreError
-from quant_pipeline.stores.series import fetch_row, query
+from quant_pipeline.stores.series import fetch_row, query, read_sessions, registered
 
 _IMPOSSIBLE = """
     SELECT symbol, ts FROM prices_daily WHERE ts >= ? AND ts < ? AND NOT (
@@ -32,19 +32,21 @@ def revalidate(ws: Workspace, start: date, end: date) -> None:
 
 def describe_prices(ws: Workspace, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Bars, symbols and sessions of each partition."""
-    windows = [
-        {"key": key, "first": w[0], "after": w[1]} for key in keys for w in [ws.grid.window(key)]
-    ]
+    wanted = set(keys)
     with ws.series.reading("describing prices") as con:
-        con.register("windows", pa.Table.from_pylist(windows))
-        rows = query(
-            con,
-            "SELECT key, count(*) AS rows, count(DISTINCT symbol) AS symbols, "
-            "count(DISTINCT ts) AS sessions FROM prices_daily JOIN windows "
-            "ON ts >= windows.first AND ts < windows.after GROUP BY key",
-        ).to_pylist()
+        sessions = read_sessions(con)["ts"].to_pylist()
+        of_key = [{"ts": ts, "key": key} for ts in sessions if (key := ws.grid.key(ts)) in wanted]
+        with registered(con, "of_key", pa.Table.from_pylist(of_key, _OF_KEY)):
+            rows = query(
+                con,
+                "SELECT key, count(*) AS rows, count(DISTINCT symbol) AS symbols, "
+                "count(DISTINCT ts) AS sessions FROM bars JOIN of_key USING (ts) GROUP BY key",
+            ).to_pylist()
     found = {row.pop("key"): row for row in rows}
     return {key: found.get(key, {"rows": 0, "symbols": 0, "sessions": 0}) for key in keys}
+
+
+_OF_KEY = pa.schema([("ts", pa.date32()), ("key", pa.string())])
 
 
 def publish_prices(ws: Workspace) -> None:

@@ -121,5 +121,5 @@ def _bars(
     day = np.searchsorted(ts, days(both["ts"])) - start
     symbol = pd.factorize(both["symbol"].to_numpy(zero_copy_only=False))[0].astype(np.int64)
     n_days = len(ts) - start
-    pair = np.unique((symbol * n_days + day)[day >= 0])
+    pair = pd.unique((symbol * n_days + day)[day >= 0])
     return pair % n_days, pair // n_days

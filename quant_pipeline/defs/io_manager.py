@@ -197,9 +197,9 @@ def _require_in_window(table: str, rows: pa.Table, column: str, start: date, end
 def _require_sessions(
     con: Connection, table: str, rows: pa.Table, column: str, start: date, end: date
 ) -> None:
-    """Refuse an output that lacks a session of the window: it would erase what is stored."""
+    """Refuse an output that lacks a session with bars: it would erase what is stored."""
     sessions = con.execute(
-        "SELECT ts FROM sessions WHERE is_session AND ts >= ? AND ts < ? ORDER BY ts", [start, end]
+        "SELECT DISTINCT ts FROM prices_daily WHERE ts >= ? AND ts < ? ORDER BY ts", [start, end]
     ).fetchall()
     present = {str(day) for day in pc.unique(rows[column]).to_pylist()}
     require_complete(table, [str(day) for (day,) in sessions], present, "quant backfill")

@@ -68,6 +68,11 @@ def _show_prices(report: IngestReport) -> None:
         typer.echo(f"  rejected {reason}: {n:,}")
     if report.n_rejected.get("before_grid_start"):
         typer.echo("  To use older prices, set grid.start in quant.toml of a new home.")
+    if report.n_rejected.get("conflicting_duplicate"):
+        typer.echo(
+            "  conflicting_duplicate: rows of one symbol and date with other values; none is kept. "
+            'ingest.duplicates = "last" in quant.toml keeps the last one'
+        )
     if report.n_rejected.get("no_session"):
         typer.echo(
             "  no_session: too few symbols have a bar on that date; kept, and taken in once "
@@ -83,6 +88,11 @@ def _show_prices(report: IngestReport) -> None:
     for n, what in counts:
         if n:
             typer.echo(f"  {n:,} {what}")
+    if report.n_tied_by_close:
+        typer.echo(
+            f"  {report.n_tied_by_close:,} symbols came without any bar that is stored: a dividend "
+            "or split in between is a return now. Deliver the last sessions again with the new one"
+        )
     for row in report.restated[:3]:
         change = f"close {row['old_close']:g} -> {row['close']:g}"
         typer.echo(f"  restated: {row['symbol']} {row['ts']} {change}")

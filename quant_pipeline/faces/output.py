@@ -48,7 +48,8 @@ def cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.4f}"
+        is_large_count = abs(value) >= 1000 and value.is_integer()
+        return f"{value:,.0f}" if is_large_count else f"{value:.4f}"
     if isinstance(value, int):
         return f"{value:,}"
     return str(value)

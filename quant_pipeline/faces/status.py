@@ -134,8 +134,7 @@ def show_status(found: dict[str, Any]) -> None:
     if found["prices"]:
         _show_prices(found)
         _show_windows(found)
-        for asset, why in found["stale"].items():
-            _show_stale(asset, why)
+        _show_stale(found["stale"])
         if found["models_that_knew_less"]:
             n = len(found["models_that_knew_less"])
             typer.echo(
@@ -187,9 +186,17 @@ def _show_windows(found: dict[str, Any]) -> None:
         typer.echo(windows["open_because"])
 
 
-def _show_stale(asset: str, why: dict[str, str]) -> None:
-    keys, reasons = list(why), list(dict.fromkeys(why.values()))
-    more = f" and {len(reasons) - 3} other reasons" if len(reasons) > 3 else ""
-    span = keys[0] if len(keys) == 1 else f"{keys[0]} to {keys[-1]}"
-    of = "partition" if len(keys) == 1 else "partitions"
-    typer.echo(f"Stale: {asset} in {len(keys):,} {of} ({span}): {', '.join(reasons[:3])}{more}.")
+def _show_stale(stale: dict[str, dict[str, str]]) -> None:
+    """One line for each reason and stretch that assets share."""
+    lines: dict[tuple[bool, str], list[str]] = {}
+    for asset, why in stale.items():
+        for is_missing in (True, False):
+            keys = [key for key, reason in why.items() if (reason == "missing") == is_missing]
+            if keys:
+                span = keys[0] if len(keys) == 1 else f"{len(keys):,} of {keys[0]} to {keys[-1]}"
+                reasons = list(dict.fromkeys(why[key] for key in keys))
+                more = f" and {len(reasons) - 2} other reasons" if len(reasons) > 2 else ""
+                because = "" if is_missing else f", because {'; '.join(reasons[:2])}{more}"
+                lines.setdefault((is_missing, f"{span}{because}"), []).append(asset)
+    for (is_missing, text), assets in lines.items():
+        typer.echo(f"{'Not computed yet' if is_missing else 'Stale'}: {', '.join(assets)}: {text}.")

@@ -29,6 +29,8 @@ class Merged:
 
     `change` says of each bar to store why: "new", "restated" (its values differ materially) or
     "relinked" (only its index moved, with a row before it).
+    `is_tied_by_close` tells of a delivery with adj_close that repeats no stored row: what was paid
+    or split in between is a return now.
     """
 
     bars: Bars
@@ -38,6 +40,7 @@ class Merged:
     n_relinked: int
     n_unchanged: int
     n_rebased: int
+    is_tied_by_close: bool
 
 
 def merge_delivery(stored: Bars, given: Bars, tolerance: float) -> Merged:
@@ -93,6 +96,9 @@ def merge_delivery(stored: Bars, given: Bars, tolerance: float) -> Merged:
         n_relinked=int((is_moved & ~is_material).sum()),
         n_unchanged=int((is_both & ~is_material).sum()),
         n_rebased=int(is_rebased.sum()),
+        is_tied_by_close=bool(
+            len(stored.ts) and not is_both.any() and not np.isnan(given.index).all()
+        ),
     )
 
 
