@@ -139,7 +139,9 @@ def test_status_tells_what_is_there_and_what_to_type(home: Path) -> None:
     assert "22 symbols on 460 sessions" in text
     found = succeed(home, "status", "--json").json
     assert isinstance(found, dict)
-    assert set(found) == {"home", "prices", "stale", "tasks", "next"}
+    assert set(found) == {
+        "home", "prices", "windows", "late", "stale", "models_that_knew_less", "tasks", "next",
+    }  # fmt: skip
     assert found["prices"]["sessions"] == 460
     by_task = {row["task"]: row for row in found["tasks"]}
     assert by_task["up_5d"]["models"] > 0

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from quant_pipeline.chain.features import features_between, labels_between
@@ -26,6 +26,7 @@ from quant_pipeline_tests.test_ingest import (
     make_bars,
     of,
     on,
+    quick,
     require_counts_add_up,
     require_equal,
 )
@@ -74,10 +75,7 @@ def test_a_missing_list_of_members_is_an_error_that_says_what_to_do(home):
         features(made)
 
 
-@settings(
-    max_examples=4, deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)  # fmt: skip
+@quick(3)
 @given(seed=st.integers(0, 2**16))
 def test_lists_are_versions_and_exactly_what_they_change_is_changed(home, seed):
     rng = np.random.default_rng(seed)

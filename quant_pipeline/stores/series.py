@@ -72,6 +72,7 @@ class SeriesStore:
     def _connected(self, *, read_only: bool) -> Iterator[Connection]:
         con = _connect(self.path, read_only=read_only)
         try:
+            _require_version(con, self.path)
             yield con
         finally:
             con.close()
@@ -108,6 +109,19 @@ def _connect(path: Path, *, read_only: bool) -> Connection:
         ) from error
     con.execute("SET TimeZone='UTC'")
     return con
+
+
+def _require_version(con: Connection, path: Path) -> None:
+    try:
+        ((version,),) = con.execute("SELECT version FROM store_version").fetchall()
+    except duckdb.CatalogException:
+        version = 1
+    if version != schema.VERSION:
+        raise StoreError(
+            f"{path.name} has tables of layout {version}, but this version of quant_pipeline works "
+            f"with layout {schema.VERSION}. Move data/ and models/ away and ingest your prices "
+            "again, or use the version that made them."
+        )
 
 
 def query(con: Connection, sql: str, parameters: Sequence[Any] = ()) -> pa.Table:
