@@ -64,8 +64,8 @@ LEARNING = ["walkforward_folds", "lgbm_model"]
 SCORES = ["predictions", "prediction_outcomes"]
 EVERY = ["prices_daily", *DATA, *LEARNING, *SCORES]
 TABLES = (
-    "price_versions", "price_superseded", "session_versions", "features_daily", "labels", "training_manifest",
-    "walkforward_folds", "predictions", "prediction_outcomes",
+    "price_versions", "price_superseded", "session_versions", "features_daily", "labels",
+    "training_manifest", "walkforward_folds", "predictions", "prediction_outcomes",
 )  # fmt: skip
 
 

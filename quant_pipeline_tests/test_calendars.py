@@ -10,9 +10,6 @@ from hypothesis import strategies as st
 from quant_pipeline.errors import SettingsError
 from quant_pipeline.market.calendars import closed_sessions, listed_sessions
 
-# exchange-calendars 4.13 on pandas 3.1 or later.
-pytestmark = pytest.mark.filterwarnings("ignore:Series.values returning:DeprecationWarning")
-
 YEAR_2022 = date(2022, 1, 1), date(2022, 12, 31)
 HOLIDAYS_2022 = {
     "2022-01-17", "2022-02-21", "2022-04-15", "2022-05-30", "2022-06-20", "2022-07-04",
@@ -131,5 +128,5 @@ def test_years_that_a_calendar_does_not_cover_are_an_error_that_says_what_to_do(
     text = str(error.value)
     assert text.startswith("sessions.calendar: ")
     assert limit in text
-    assert "Set grid.start and the prices to years that it covers" in text
+    assert "set grid.start in a new home to years that it covers" in text
     assert 'leave sessions.calendar empty ("")' in text

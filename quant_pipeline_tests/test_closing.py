@@ -125,7 +125,7 @@ def test_a_message_names_its_dates_and_numbers(
     elif found.last is None:
         assert found.why == "no session in it"
     else:
-        have = f"{found.last.ts} has {found.last.n_bars} of {found.usual_bars:.0f} usual bars"
+        have = f"{found.last.ts} has {found.last.n_bars} of {found.usual_bars:g} usual bars"
         assert have in found.why
         assert ("waiting for late bars" in found.why) == (not found.is_sealable)
         if not found.is_sealable:

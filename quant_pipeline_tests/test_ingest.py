@@ -164,8 +164,9 @@ def test_every_row_read_is_a_version_or_rejected_and_the_counts_say_so(home, see
         left = made.rows("SELECT DISTINCT CAST(volume AS DOUBLE) FROM prices_rejected")
         assert set(piece["volume"]) <= stored | {v for (v,) in left}
     by_reason = dict(made.rows("SELECT reason, count(*) FROM prices_rejected GROUP BY reason"))
-    assert set(by_reason) == set(rejected)
-    assert all(by_reason[reason] <= n for reason, n in rejected.items())
+    # a date may have become a session since, and its bars are none of the rejected any more
+    assert set(by_reason) | {"no_session"} == set(rejected) | {"no_session"}
+    assert all(by_reason.get(reason, 0) <= n for reason, n in rejected.items())
     assert made.rows("SELECT count(*) FROM price_versions WHERE deleted") == [(0,)]
 
 
@@ -346,7 +347,6 @@ def test_price_changes_are_exactly_the_dates_whose_rows_or_answers_changed(home,
     require_exact_changes(fresh(home), seed)
 
 
-@pytest.mark.filterwarnings("ignore:Series.values returning")  # exchange_calendars on pandas 3
 @pytest.mark.parametrize("seed", range(3))
 def test_with_a_calendar_too_changes_are_exactly_those_of_rows_and_answers(home, seed):
     require_exact_changes(fresh(home, CALENDAR), seed)
@@ -361,7 +361,8 @@ def require_exact_changes(made: SmallHome, seed: int) -> None:
         changed = {row[1] for row in (one - other) | (other - one)}
         old, new = answers(made, b - 1), answers(made, b)
         changed |= {ts for ts in new if new[ts] != old.get(ts, False)}
-        listed = {t for (t,) in made.rows("SELECT ts FROM price_changes WHERE batch_id = ?", b)}
+        sql = "SELECT ts FROM price_changes WHERE kind = 'prices' AND batch_id = ?"
+        listed = {t for (t,) in made.rows(sql, b)}
         assert listed == changed
 
 
@@ -442,12 +443,12 @@ def test_a_half_delivered_day_waits_and_is_taken_in_when_enough_came(home, seed)
         require_counts_add_up(report)
         if i == 1:
             assert report.n_rejected == {"no_session": 1}
-            assert made.rows("SELECT symbol, readmitted_in FROM prices_rejected") == [(name, None)]
+            waiting = made.rows("SELECT symbol, reason, batch_id FROM prices_rejected")
+            assert waiting == [(name, "no_session", 2)]
         else:
-            assert (report.n_new, report.n_readmitted) == (1, 1 if i == 2 else 0)
+            assert report.n_new == 1
             assert answers(made)[day.date()]
-    ((batch_id, readmitted_in),) = made.rows("SELECT batch_id, readmitted_in FROM prices_rejected")
-    assert (batch_id, readmitted_in) == (2, 3)
+            assert made.rows("SELECT * FROM prices_rejected") == []
     assert daily(made) == daily(at_once)
     assert answers(made) == answers(at_once)
 
@@ -462,8 +463,7 @@ def test_a_bar_that_waited_keeps_the_dividend_it_came_with(home):
     at_once.ingest(bars)
     made.ingest(bars[bars["ts"] < day])
     made.ingest(of(on(bars, last, day), "A"))  # with an overlap that tells the dividend
-    report = made.ingest(of(on(bars, last, day), "B", "C", "D"))
-    assert report.n_readmitted == 1
+    made.ingest(of(on(bars, last, day), "B", "C", "D"))
     require_equal(daily(made), daily(at_once))
 
 
@@ -477,8 +477,7 @@ def test_a_bar_that_waited_does_not_mix_its_scale_with_that_of_a_later_delivery(
     made.ingest(of(on(bars, last, day), "A"))
     later = bars.assign(adj_close=bars["adj_close"] * 0.5)  # re-based by a constant since
     is_missing = (later["symbol"] == "A") & (later["ts"] == day)
-    report = made.ingest(on(later[~is_missing], last, day))
-    assert report.n_readmitted == 1
+    made.ingest(on(later[~is_missing], last, day))
     require_equal(daily(made), daily(at_once))
 
 
@@ -495,7 +494,7 @@ def test_the_newest_delivered_values_of_a_waiting_bar_are_taken_in(home):
     assert found == [(5e6,)]
 
 
-def test_a_row_marked_as_readmitted_is_a_version_or_was_delivered_again(home):
+def test_of_a_date_that_is_a_session_again_the_newest_values_count(home):
     """A session that history took away and more bars gave back: the newest values count."""
     made = fresh(home)
     bars = make_bars(12, "ABCDEF")
@@ -507,10 +506,6 @@ def test_a_row_marked_as_readmitted_is_a_version_or_was_delivered_again(home):
     assert made.ingest(corrected).n_rejected == {"no_session": 1}
     made.ingest(of(on(bars, day), "C", "D", "E", "F"))
     assert answers(made)[day.date()]
-    assert made.rows(
-        "SELECT count(*) FROM prices_rejected r WHERE readmitted_in IS NOT NULL AND NOT EXISTS "
-        "(FROM price_versions v WHERE v.symbol = r.symbol AND v.volume = CAST(r.volume AS DOUBLE))"
-    ) == [(0,)]
     found = made.rows("SELECT volume FROM prices_daily WHERE symbol = 'A' AND ts = ?", day.date())
     assert found == [(7e6,)]
 
@@ -525,9 +520,7 @@ def test_a_lone_holiday_bar_never_becomes_a_session(home):
         made.ingest(on(bars, *days))
     made.ingest(bars)
     assert not answers(made)[holiday.date()]
-    assert made.rows("SELECT symbol, reason, readmitted_in FROM prices_rejected") == [
-        ("B", "no_session", None)
-    ]
+    assert made.rows("SELECT symbol, reason FROM prices_rejected") == [("B", "no_session")]
     assert not made.rows("SELECT * FROM price_changes WHERE ts = ?", holiday.date())
 
 
@@ -646,7 +639,8 @@ def test_an_ingest_that_fails_half_way_leaves_nothing(home):
     made.change_series("DELETE FROM session_versions WHERE why = 'test'")
     report = made.ingest(piece)
     require_counts_add_up(report)
-    assert (report.batch_id, report.n_new, report.n_restated, report.n_readmitted) == (3, 9, 3, 0)
+    # the bar of days[9] that waited is restated with the three of days[8]
+    assert (report.batch_id, report.n_new, report.n_restated) == (3, 8, 4)
 
 
 def test_files_that_cannot_be_read_store_nothing_and_say_what_to_do(home):

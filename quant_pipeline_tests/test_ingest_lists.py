@@ -296,8 +296,7 @@ def test_a_bar_that_waits_for_its_session_is_renamed_too(home):
     made.ingest(bars[bars["ts"] < last])
     made.ingest(of(on(bars, last), "A"))  # too few for a session
     renames(made, ("A", "X", None, None))
-    report = made.ingest(of(on(bars, last), "B", "C", "D"))
-    assert report.n_readmitted == 1
+    made.ingest(of(on(bars, last), "B", "C", "D"))
     assert not made.rows("SELECT * FROM bars WHERE symbol = 'A'")
     assert made.rows("SELECT count(*) FROM prices_daily WHERE symbol = 'X'") == [(12,)]
 
@@ -372,7 +371,7 @@ def test_the_messy_indian_file_has_seven_continuous_symbols_with_a_map(home):
     assert [name for name, _ in first.rows(spans)] == names
     assert len(after.rows(spans)) == 12
     report = renames(after, *INDIAN_RENAMES)
-    assert report.n_readmitted == 1919 + 2870 + 502 + 3435 + 388
+    assert report.n_moved == 1919 + 2870 + 502 + 3435 + 388
     assert after.rows(spans) == first.rows(spans)
     assert after.rows("SELECT count(*) FROM prices_as_of(1)") == [(36_494,)]
     # No gap at a rename: the return over it is that of the closes, as there is no adj_close.

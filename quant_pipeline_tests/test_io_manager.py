@@ -211,7 +211,7 @@ def test_a_window_without_any_label_is_refused_but_for_the_first_sessions_of_all
 def test_what_was_written_while_prices_came_in_counts_as_made_from_the_older_ones(stocked):
     """An ingest between reading prices and storing features makes those features stale."""
     from quant_pipeline.chain.features import features_between
-    from quant_pipeline.chain.plan import read_stored, stale_data
+    from quant_pipeline.chain.stale import read_stored, stale_data
 
     made = stocked
     with made.runner(recorded=False) as runner:

@@ -10,7 +10,7 @@ import pytest
 from quant_pipeline.chain.features import features_between, labels_between
 from quant_pipeline.chain.ingest_lists import ingest_memberships, ingest_renames
 from quant_pipeline.chain.knowledge import models_that_knew_less, scores_that_knew_less
-from quant_pipeline.chain.plan import reach_of, read_stored, stale_data
+from quant_pipeline.chain.stale import reach_of, read_stored, stale_data
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.errors import QuantError
 from quant_pipeline.ml.score import score_rows

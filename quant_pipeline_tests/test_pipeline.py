@@ -17,8 +17,8 @@ from sqlmodel import select
 
 from quant_pipeline.chain.knowledge import models_that_knew_less
 from quant_pipeline.chain.learn import train_or_refuse, write_folds
-from quant_pipeline.chain.plan import read_stored
 from quant_pipeline.chain.predict import find_champion, score_partition, score_shadow
+from quant_pipeline.chain.stale import read_stored
 from quant_pipeline.errors import GateError
 from quant_pipeline.stores.meta import Champion
 from quant_pipeline_tests.homes import DATA, EVERY, LEARNING, SCORES, WALK_FROM, sample_market

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from quant_pipeline.chain.knowledge import models_that_knew_less, scores_that_knew_less
-from quant_pipeline.chain.plan import read_stored, stale_data
+from quant_pipeline.chain.stale import read_stored, stale_data
 from quant_pipeline.defs.jobs import close_and_score
 from quant_pipeline_tests.homes import SmallHome, new_home, own_environment, sample_market
 

@@ -14,9 +14,6 @@ from hypothesis import strategies as st
 from quant_pipeline.market.calendars import listed_sessions
 from quant_pipeline.market.sessions import find_sessions
 
-# exchange-calendars 4.13 on pandas 3.1 or later.
-pytestmark = pytest.mark.filterwarnings("ignore:Series.values returning:DeprecationWarning")
-
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 Days = npt.NDArray[np.datetime64]

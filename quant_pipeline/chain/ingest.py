@@ -1,6 +1,7 @@
 """Ingest: the only writer of price rows; one command is one batch and one transaction."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -20,14 +21,19 @@ from quant_pipeline.chain.sessions import Decision, decide_sessions, store_sessi
 from quant_pipeline.chain.workspace import Workspace, price_batch_id
 from quant_pipeline.errors import SourceError
 from quant_pipeline.market.adjust import Bars, Merged, merge_delivery
-from quant_pipeline.market.validate import PRICE_SCHEMA, Validated, reject, validate_rows
+from quant_pipeline.market.validate import PRICE_SCHEMA, Validated, validate_rows
 from quant_pipeline.stores.meta import utc_now
-from quant_pipeline.stores.series import Connection, insert, query, registered
+from quant_pipeline.stores.series import (
+    Connection,
+    insert,
+    query,
+    read_first_bars,
+    registered,
+)
 from quant_pipeline.stores.sources import Reading, list_files, read_all
 
 PRICES = ("open", "high", "low", "close", "volume")
 SHOWN_RESTATED = 10
-_BY_SYMBOL = [("symbol", "ascending"), ("ts", "ascending")]
 
 
 @dataclass
@@ -38,8 +44,7 @@ class IngestReport:
     new ones came after their window was sealed, n_rebased of the unchanged ones are on another
     scale, and n_tied_by_close symbols came with adj_close but repeat no stored bar, so that a
     dividend or split in between counts as a return. n_relinked stored bars got another index
-    because of a restated one before them, and n_readmitted rows, of which earlier deliveries
-    brought too few, are bars of a session now.
+    because of a restated one before them, and n_moved ones another symbol by a list of renames.
     """
 
     source: str
@@ -53,7 +58,7 @@ class IngestReport:
     n_relinked: int = 0
     n_rebased: int = 0
     n_tied_by_close: int = 0
-    n_readmitted: int = 0
+    n_moved: int = 0
     n_symbols: int = 0
     n_new_sessions: int = 0
     first_changed: date | None = None
@@ -71,7 +76,7 @@ def ingest(ws: Workspace, paths: Sequence[Path], reading: Reading, today: date) 
     A file that is no table is named in `problems` and the others are read. Ingesting the same
     rows again changes nothing and records no batch. Raises SourceError if no file can be read.
     """
-    ws.require_same_grid()
+    ws.require_same_grid(keep=False)
     report = IngestReport(source=", ".join(str(p) for p in paths))
     rows, names = _read(paths, reading, report)
     renames = read_renames(ws)
@@ -81,6 +86,7 @@ def ingest(ws: Workspace, paths: Sequence[Path], reading: Reading, today: date) 
     )  # fmt: skip
     del rows
     report.n_read = validated.n_read
+    ws.require_same_grid()
     with ws.series.writing("ingest") as con:
         renames.require_current(con)
         _store(con, ws, validated, names, report)
@@ -126,47 +132,88 @@ def _store(
     con: Connection, ws: Workspace, validated: Validated, names: list[str], report: IngestReport
 ) -> None:
     batch_id = price_batch_id(con) + 1
-    waiting = _waiting_rows(con)
-    report.n_symbols = len(pc.unique(validated.prices["symbol"]))
-    decision = None
-    readmitted = PRICE_SCHEMA.empty_table()
-    if len(validated.prices):
-        decision = decide_sessions(con, ws, [validated.prices, waiting])
-        is_outside = ~decision.holds(days(validated.prices["ts"]))
-        if is_outside.any():
-            validated = reject(validated, is_outside, "no_session")
-        readmitted = _readmit(con, validated.prices, waiting, decision, batch_id)
+    prices = validated.prices
+    report.n_symbols = len(pc.unique(prices["symbol"]))
     report.n_rejected = {k: n for k, n in validated.counts.items() if n}
-    report.n_readmitted = len(readmitted)
-    changed = _merge(con, ws, [validated.prices, readmitted], report)
     n_stored = _store_rejected(con, validated.rejected, names, batch_id)
-    is_known_dates = decision is None or not decision.is_changed.any()
-    if not len(changed) and not n_stored and is_known_dates and not len(readmitted):
-        return
-    report.batch_id = batch_id
-    if decision is not None:
+    if len(prices):
+        decision = decide_sessions(con, ws, [prices])
+        changed = mark_late(ws, con, _merge(con, ws, prices, report), decision)
+        _count_outside_sessions(prices, changed, decision, report)
+        if not len(changed) and not decision.is_changed.any() and not n_stored:
+            return
+        report.batch_id = batch_id
+        before = read_first_bars(con)
         store_sessions(con, decision, batch_id)
-    store_versions(con, changed, batch_id)
-    flipped = [] if decision is None else decision.ts[decision.is_flipped].tolist()
-    note_changes(con, ws, [*set(changed["ts"].to_pylist()), *flipped], batch_id, report)
-    if decision is not None:
+        store_versions(con, changed, batch_id)
         sessions = decision.ts[decision.is_session]
         report.newest_session = sessions[-1].item() if len(sessions) else None
         report.n_new_sessions = int((decision.is_flipped & decision.is_session).sum())
-    record_batch(con, "prices", report)
+        report.n_late = pc.sum(pc.equal(changed["change"], "late")).as_py() or 0
+        was_session = decision.is_session ^ decision.is_flipped
+        shown = decision.ts[decision.is_session | was_session]
+        dates = np.intersect1d(days(changed["ts"]), shown)
+        flipped = decision.ts[decision.is_flipped]
+        note_changes(con, ws, [*dates.tolist(), *flipped.tolist()], batch_id, report)
+        add_changes(con, _moved_first_bars(before, read_first_bars(con)), batch_id, "ages")
+    elif n_stored:
+        report.batch_id = batch_id
+    if report.batch_id is not None:
+        record_batch(con, "prices", report)
+
+
+def _moved_first_bars(before: dict[str, date], now: dict[str, date]) -> list[date]:
+    """Where symbols began before: their age counts from another session now."""
+    return [first for symbol, first in before.items() if now.get(symbol) != first]
+
+
+def _count_outside_sessions(
+    prices: pa.Table, changed: pa.Table, decision: Decision, report: IngestReport
+) -> None:
+    """Count delivered bars on dates that are no session as rejected, and not as anything else."""
+    is_outside = ~decision.holds(days(prices["ts"]))
+    if not is_outside.any():
+        return
+    outside = prices.filter(pa.array(is_outside)).select(["symbol", "ts"])
+    found = outside.join(changed.select(["symbol", "ts", "change"]), ["symbol", "ts"])
+    counts = Counter(found["change"].to_pylist())
+    n_new, n_restated = counts["new"] + counts["late"], counts["restated"]
+    report.n_new -= n_new
+    report.n_restated -= n_restated
+    report.n_unchanged -= len(outside) - n_new - n_restated
+    report.n_rejected["no_session"] = len(outside)
+
+
+def mark_late(
+    ws: Workspace, con: Connection, changed: pa.Table, decision: Decision | None = None
+) -> pa.Table:
+    """Versions to add, new bars of sessions in sealed windows being "late"."""
+    frozen = frozen_range(ws, con)
+    if frozen is None or not len(changed):
+        return changed
+    ts = days(changed["ts"])
+    is_late = (ts >= np.datetime64(frozen[0])) & (ts <= np.datetime64(frozen[1]))
+    if decision is not None:
+        is_late &= decision.holds(ts)
+    is_late &= changed["change"].to_numpy(zero_copy_only=False) == "new"
+    change = pc.if_else(pa.array(is_late), "late", changed["change"])
+    return changed.set_column(changed.column_names.index("change"), "change", change)
 
 
 def note_changes(
-    con: Connection, ws: Workspace, changed: Sequence[date], batch_id: int, report: IngestReport
+    con: Connection,
+    ws: Workspace,
+    changed: Sequence[date],
+    batch_id: int,
+    report: IngestReport,
+    kind: str = "prices",
 ) -> None:
     """Store which dates a batch changed: what was made from them before is stale."""
     found = sorted(set(changed))
     if found:
         report.first_changed, report.last_changed = found[0], found[-1]
         report.changed_keys = list(dict.fromkeys(ws.grid.key(d) for d in found))
-        insert(con, "price_changes", pa.table({
-            "batch_id": pa.array(np.full(len(found), batch_id)), "ts": pa.array(found, pa.date32()),
-        }))  # fmt: skip
+        add_changes(con, found, batch_id, kind)
     rows = query(
         con,
         "SELECT symbol, ts, old_close, close, old_volume, volume, index_change "
@@ -177,6 +224,15 @@ def note_changes(
     report.restated = rows.to_pylist()
 
 
+def add_changes(con: Connection, dates: Sequence[date], batch_id: int, kind: str) -> None:
+    """Store dates that a batch changed: bars or sessions ("prices"), "memberships", "ages"."""
+    found = sorted(set(dates))
+    insert(con, "price_changes", pa.table({
+        "batch_id": pa.array(np.full(len(found), batch_id)), "ts": pa.array(found, pa.date32()),
+        "kind": pa.array([kind] * len(found), pa.string()),
+    }))  # fmt: skip
+
+
 def record_batch(con: Connection, kind: str, report: IngestReport) -> None:
     """Note a batch with its counts."""
     counts = {k: v for k, v in vars(report).items() if k.startswith("n_")}
@@ -185,48 +241,6 @@ def record_batch(con: Connection, kind: str, report: IngestReport) -> None:
         [report.batch_id, utc_now(), kind, report.source, report.first_changed,
          report.last_changed, json.dumps(counts)],
     )  # fmt: skip
-
-
-# --- Rows that wait for their date to become a session
-
-
-def _waiting_rows(con: Connection) -> pa.Table:
-    """Rejected bars of dates that may still become sessions, the newest of each."""
-    frozen = frozen_range(con)
-    first, last = frozen or (date.max, date.min)
-    rows = query(
-        con,
-        "SELECT symbol, CAST(ts AS DATE) AS ts, "
-        + ", ".join(f"CAST({name} AS DOUBLE) AS {name}" for name in PRICE_SCHEMA.names[2:])
-        + " FROM prices_rejected WHERE reason = 'no_session' AND readmitted_in IS NULL "
-        "AND NOT (CAST(ts AS DATE) BETWEEN ? AND ?) "
-        "QUALIFY row_number() OVER (PARTITION BY symbol, ts ORDER BY batch_id DESC) = 1 "
-        "ORDER BY symbol, ts",
-        [first, last],
-    )
-    return rows.cast(PRICE_SCHEMA)
-
-
-def _readmit(
-    con: Connection, prices: pa.Table, waiting: pa.Table, decision: Decision, batch_id: int
-) -> pa.Table:
-    """Waiting bars whose date is a session now and which neither came again nor are stored."""
-    is_session = decision.holds(days(waiting["ts"]))
-    if not is_session.any():
-        return PRICE_SCHEMA.empty_table()
-    found = waiting.filter(pa.array(is_session))
-    with registered(con, "found", found), registered(con, "delivered", prices):
-        con.execute(
-            "UPDATE prices_rejected r SET readmitted_in = ? WHERE reason = 'no_session' "
-            "AND readmitted_in IS NULL AND CAST(ts AS DATE) IN (SELECT ts FROM found)",
-            [batch_id],
-        )
-        rows = query(
-            con,
-            "SELECT * FROM found ANTI JOIN delivered USING (symbol, ts) "
-            "ANTI JOIN bars USING (symbol, ts) ORDER BY symbol, ts",
-        )
-    return rows.cast(PRICE_SCHEMA)
 
 
 def _store_rejected(
@@ -243,29 +257,21 @@ def _store_rejected(
     files = rejected["file"].to_numpy()
     columns["source"] = pa.array([names[i] if i >= 0 else "" for i in files], pa.string())
     columns["batch_id"] = pa.array(np.full(len(rejected), batch_id))
-    columns["readmitted_in"] = pa.nulls(len(rejected), pa.int64())
     same = " AND ".join(f"o.{c} IS NOT DISTINCT FROM n.{c}" for c in text)
     with registered(con, "all_rejected", pa.table(columns)):
         new = query(
             con,
-            f"SELECT * FROM all_rejected n WHERE NOT EXISTS (FROM prices_rejected o WHERE {same})",
+            f"SELECT * FROM all_rejected n WHERE NOT EXISTS (FROM rows_rejected o WHERE {same})",
         )
-    insert(con, "prices_rejected", new)
+    insert(con, "rows_rejected", new)
     return len(new)
 
 
 # --- Versions
 
 
-def _merge(
-    con: Connection, ws: Workspace, deliveries: list[pa.Table], report: IngestReport
-) -> pa.Table:
+def _merge(con: Connection, ws: Workspace, prices: pa.Table, report: IngestReport) -> pa.Table:
     """Versions to add, as a table without batch_id; counts go into the report."""
-    prices = deliveries[0]
-    if len(deliveries[1]):
-        prices = pa.concat_tables(deliveries).sort_by(
-            [("symbol", "ascending"), ("ts", "ascending")]
-        )
     stored = _stored_bars(con, prices)
     pieces: list[tuple[str, Merged]] = []
     for symbol, given in split_bars(prices, "adj_close").items():
@@ -278,17 +284,7 @@ def _merge(
         report.n_tied_by_close += merged.is_tied_by_close
         if len(merged.bars.ts):
             pieces.append((symbol, merged))
-    report.n_new -= len(deliveries[1])
-    changed = to_versions(pieces)
-    frozen = frozen_range(con)
-    if frozen is not None:
-        late = (days(changed["ts"]) <= np.datetime64(frozen[1])) & (
-            changed["change"].to_numpy(zero_copy_only=False) == "new"
-        )
-        report.n_late = int(late.sum())
-        change = pc.if_else(pa.array(late), "late", changed["change"])
-        changed = changed.set_column(changed.column_names.index("change"), "change", change)
-    return changed
+    return to_versions(pieces)
 
 
 def to_versions(pieces: Sequence[tuple[str, Merged]]) -> pa.Table:

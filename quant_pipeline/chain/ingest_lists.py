@@ -10,7 +10,9 @@ import pyarrow as pa
 
 from quant_pipeline.chain.ingest import (
     NO_BARS,
+    PRICES,
     IngestReport,
+    mark_late,
     note_changes,
     record_batch,
     split_bars,
@@ -28,6 +30,7 @@ from quant_pipeline.stores.series import Connection, insert, query, read_session
 from quant_pipeline.stores.sources import Reading
 
 EVER = (date.min, date.max)
+COLUMNS = ("ts", *PRICES, "index")
 
 
 def ingest_memberships(ws: Workspace, path: Path, reading: Reading) -> IngestReport:
@@ -49,7 +52,7 @@ def ingest_memberships(ws: Workspace, path: Path, reading: Reading) -> IngestRep
         insert(con, "membership_versions", _with_batch(found, batch_id))
         sessions = days(read_sessions(con)["ts"])
         changed = sessions[_differ(before.to_pylist(), found.to_pylist(), sessions)]
-        note_changes(con, ws, changed.tolist(), batch_id, report)
+        note_changes(con, ws, changed.tolist(), batch_id, report, "memberships")
         record_batch(con, "memberships", report)
     return report
 
@@ -99,9 +102,8 @@ def ingest_renames(ws: Workspace, path: Path, reading: Reading) -> IngestReport:
         report.batch_id = batch_id = price_batch_id(con) + 1
         report.n_new = len(added)
         insert(con, "rename_versions", _with_batch(found, batch_id))
-        changed: list[date] = []
-        for row in added:
-            changed += _move_bars(con, ws, row, batch_id, report)
+        _require_own_bars(con, added, before)
+        changed = _move_bars(con, ws, added, batch_id, report)
         note_changes(con, ws, changed, batch_id, report)
         record_batch(con, "renames", report)
     return report
@@ -137,53 +139,115 @@ def _span(row: dict[str, Any]) -> tuple[date, date]:
     return row["first"] or EVER[0], row["last"] or EVER[1]
 
 
+def _require_own_bars(
+    con: Connection, added: Sequence[dict[str, Any]], before: Sequence[dict[str, Any]]
+) -> None:
+    """Refuse to rename a permanent id that holds bars of another ticker: which is not known."""
+    for row in added:
+        for other in before:
+            if other["symbol"] != row["ticker"] or other["ticker"] == row["ticker"]:
+                continue
+            first = max(_span(row)[0], _span(other)[0])
+            last = min(_span(row)[1], _span(other)[1])
+            if _read_bars(con, row["ticker"], first, last):
+                raise SourceError(
+                    f"{row['ticker']} is the permanent id of {other['ticker']} in the stored map, "
+                    f"so its bars between {first} and {last} cannot be taken for {row['symbol']}. "
+                    "Start a new home with the new map. Nothing was changed."
+                )
+
+
 def _move_bars(
-    con: Connection, ws: Workspace, row: dict[str, Any], batch_id: int, report: IngestReport
+    con: Connection,
+    ws: Workspace,
+    added: Sequence[dict[str, Any]],
+    batch_id: int,
+    report: IngestReport,
 ) -> list[date]:
-    """Give stored bars of a ticker their permanent id; the dates of those that moved."""
-    first, last = _span(row)
-    if row["ticker"] == row["symbol"]:
-        return []
-    moved = query(
+    """Give stored bars of tickers their permanent ids, all lines at once; the dates that changed.
+
+    First every line takes out its bars, as they are stored; then each id gets those that are its.
+    """
+    lines = [row for row in added if row["ticker"] != row["symbol"]]
+    moved = [(row, _read_bars(con, row["ticker"], *_span(row))) for row in lines]
+    names = {name for row in lines for name in (row["ticker"], row["symbol"])}
+    stored = {name: _read_bars(con, name, *EVER) or NO_BARS for name in sorted(names)}
+    final = dict(stored)
+    for row, bars in moved:
+        if bars:
+            final[row["ticker"]] = _without(final[row["ticker"]], bars)
+    for row, bars in sorted(moved, key=lambda m: m[1].ts[0] if m[1] else 0):
+        if bars:
+            final[row["symbol"]] = _with(ws, final[row["symbol"]], bars, row)
+            report.n_moved += len(bars.ts)
+    written = [(name, _difference(stored[name], final[name])) for name in stored]
+    versions = mark_late(ws, con, to_versions([(n, v) for n, v in written if len(v.bars.ts)]))
+    store_versions(con, versions, batch_id)
+    gone = [(name, np.setdiff1d(stored[name].ts, final[name].ts)) for name in stored]
+    deleted = _delete(con, gone, batch_id)
+    return [*versions["ts"].to_pylist(), *deleted]
+
+
+def _read_bars(con: Connection, symbol: str, first: date, last: date) -> Bars | None:
+    rows = query(
         con,
         "SELECT symbol, ts, open, high, low, close, volume, adj_index FROM bars "
         "WHERE symbol = ? AND ts BETWEEN ? AND ? ORDER BY ts",
-        [row["ticker"], first, last],
+        [symbol, first, last],
     )
-    if not len(moved):
-        return []
-    (given,) = split_bars(moved, "adj_index").values()
-    kept = query(
-        con,
-        "SELECT symbol, ts, open, high, low, close, volume, adj_index FROM bars "
-        "WHERE symbol = ? ORDER BY ts",
-        [row["symbol"]],
-    )
-    stored: Bars = split_bars(kept, "adj_index").get(row["symbol"], NO_BARS)
+    return split_bars(rows, "adj_index").get(symbol)
+
+
+def _without(bars: Bars, taken: Bars) -> Bars:
+    keep = ~np.isin(bars.ts, taken.ts)
+    return Bars(*(getattr(bars, name)[keep] for name in COLUMNS))
+
+
+def _with(ws: Workspace, stored: Bars, given: Bars, row: dict[str, Any]) -> Bars:
+    """Bars of an id with those of a ticker; one date has to belong to one of them."""
     n_both = len(np.intersect1d(stored.ts, given.ts))
     if n_both:
         raise SourceError(
             f"{row['ticker']} and {row['symbol']} both have bars on {n_both} dates between "
-            f"{first} and {last}, so they are not one company there. Correct the dates of the "
-            "rename. Nothing was changed."
+            f"{_span(row)[0]} and {_span(row)[1]}, so they are not one company there. Correct the "
+            "dates of the rename. Nothing was changed."
         )
-    merged: Merged = merge_delivery(stored, given, ws.settings.ingest.tolerance)
-    report.n_relinked += merged.n_relinked
-    versions = to_versions([(row["symbol"], merged)])
-    store_versions(con, versions, batch_id)
-    _delete(con, moved, batch_id)
-    report.n_readmitted += len(moved)
-    return [*versions["ts"].to_pylist(), *moved["ts"].to_pylist()]
+    added = merge_delivery(stored, given, ws.settings.ingest.tolerance).bars
+    rest = _without(stored, added)
+    order = np.argsort(np.concatenate([rest.ts, added.ts]), kind="stable")
+    return Bars(*(np.concatenate([getattr(rest, n), getattr(added, n)])[order] for n in COLUMNS))
 
 
-def _delete(con: Connection, rows: pa.Table, batch_id: int) -> None:
+def _difference(before: Bars, after: Bars) -> Merged:
+    """Bars of `after` that are new or have other values, as versions to store."""
+    place = np.searchsorted(before.ts, after.ts)
+    is_new = ~np.isin(after.ts, before.ts)
+    at = np.where(is_new, 0, place)
+    is_other, is_moved = is_new.copy(), is_new.copy()
+    if len(before.ts):
+        for name in COLUMNS[1:-1]:
+            is_other |= getattr(before, name)[at] != getattr(after, name)
+        is_moved = is_other | (before.index[at] != after.index)
+    change = np.where(is_new, "new", np.where(is_other, "restated", "relinked"))
+    bars = Bars(*(getattr(after, name)[is_moved] for name in COLUMNS))
+    return Merged(bars, change[is_moved].astype(object), 0, 0, 0, 0, 0, False)
+
+
+def _delete(con: Connection, gone: Sequence[tuple[str, Any]], batch_id: int) -> list[date]:
     """Versions that say: this bar is no more."""
-    gone = rows.select(["symbol", "ts"]).append_column(
-        "change", pa.array(["deleted"] * len(rows), pa.string())
-    )
-    for name in ("open", "high", "low", "close", "adj_index", "volume"):
-        gone = gone.append_column(name, pa.nulls(len(rows), pa.float64()))
-    store_versions(con, gone, batch_id, deleted=True)
+    symbols = [name for name, ts in gone for _ in ts]
+    days_gone = [np.empty(0, np.int64), *(ts for _, ts in gone)]
+    dates = np.concatenate(days_gone).astype("datetime64[D]")
+    rows = {
+        "symbol": pa.array(symbols, pa.string()),
+        "ts": pa.array(dates, pa.date32()),
+        "change": pa.array(["deleted"] * len(symbols), pa.string()),
+        **{name: pa.nulls(len(symbols), pa.float64()) for name in PRICES},
+        "adj_index": pa.nulls(len(symbols), pa.float64()),
+    }
+    store_versions(con, pa.table(rows), batch_id, deleted=True)
+    found: list[date] = dates.tolist()
+    return found
 
 
 def _with_batch(rows: pa.Table, batch_id: int) -> pa.Table:

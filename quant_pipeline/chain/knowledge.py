@@ -5,13 +5,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from quant_pipeline.chain.plan import Stored, reach_of
+from quant_pipeline.chain.stale import Stored, reach_of
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.stores.series import Connection, query, registered
 
 _OUTDATED_SCORES = """
     WITH numbered AS (
-        SELECT ts, row_number() OVER (ORDER BY ts) AS n FROM sessions WHERE is_session),
+        SELECT ts, sum(is_session::INT) OVER (ORDER BY ts) AS n FROM sessions),
     scored AS (
         SELECT p.*, numbered.n FROM predictions p JOIN numbered USING (ts)),
     changed AS (
@@ -19,9 +19,8 @@ _OUTDATED_SCORES = """
         FROM price_versions v JOIN numbered USING (ts)
         WHERE v.batch_id > (SELECT min(price_batch_id) FROM predictions)),
     flipped AS (
-        SELECT v.ts, v.batch_id, numbered.n FROM session_versions v JOIN numbered USING (ts)
-        WHERE v.batch_id = (SELECT min(batch_id) FROM session_versions w
-            WHERE w.ts = v.ts AND w.is_session)),
+        SELECT ts, batch_id, n FROM session_versions JOIN numbered USING (ts)
+        QUALIFY is_session <> lag(is_session, 1, false) OVER (PARTITION BY ts ORDER BY batch_id)),
     found AS (
         SELECT s.symbol, s.ts, s.task_id, s.model_id, c.ts AS changed_ts, c.batch_id, c.change
         FROM scored s JOIN changed c ON c.symbol = s.symbol AND c.batch_id > s.price_batch_id
@@ -45,7 +44,7 @@ def models_that_knew_less(ws: Workspace, stored: Stored) -> list[dict[str, Any]]
     found = []
     for model in ws.meta.models():
         first = _sessions_before(stored.sessions, model.first_ts, reach)
-        change = stored.changes.first_after(model.price_batch_id, first, model.asof)
+        change = stored.feature_changes.first_after(model.price_batch_id, first, model.asof)
         if change is not None:
             found.append(
                 {

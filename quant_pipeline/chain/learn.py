@@ -19,6 +19,7 @@ import quant_pipeline
 from quant_pipeline.chain.frame import fingerprint_partitions, to_examples
 from quant_pipeline.chain.panel import days
 from quant_pipeline.chain.seal import require_sealed
+from quant_pipeline.chain.stale import require_fresh
 from quant_pipeline.chain.workspace import Workspace, price_batch_id
 from quant_pipeline.errors import DegenerateData, GateError, NotEnoughHistory
 from quant_pipeline.ml.gate import require_complete, require_unchanged, require_usable
@@ -84,6 +85,7 @@ def read_examples(ws: Workspace, con: Connection, key: str, task: Task) -> tuple
     """
     recorded = require_frame(ws, con, key, task)
     keys, window_start, whole_from = training_keys(ws, con, key, task)
+    require_fresh(ws, con, keys, task)
     names = tuple(f.name for f in ws.features)
     table = read_frame(con, task.task_id, ws.grid.asof(key), whole_from, names)
     examples = to_examples(table, names)
@@ -154,7 +156,8 @@ def _write_folds(ws: Workspace, key: str, task: Task, run_id: str) -> list[dict[
         return settled
     with ws.series.reading("folds") as con:
         require_frame(ws, con, key, task)
-        _, window_start, _ = training_keys(ws, con, key, task)
+        keys, window_start, _ = training_keys(ws, con, key, task)
+        require_fresh(ws, con, keys, task)
         known = query(
             con,
             "SELECT ts, known_at FROM training_frame WHERE task_id = ? AND known_at <= ? "

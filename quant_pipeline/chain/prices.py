@@ -72,8 +72,7 @@ def count_prices(ws: Workspace) -> dict[str, Any]:
         bars, symbols = fetch_row(con, "SELECT count(*), count(DISTINCT symbol) FROM prices_daily")
         batches, newest = fetch_row(con, "SELECT count(*), max(batch_id) FROM price_batches")
         rejected = con.execute(
-            "SELECT reason, count(*) FROM prices_rejected WHERE readmitted_in IS NULL "
-            "GROUP BY reason ORDER BY reason"
+            "SELECT reason, count(*) FROM prices_rejected GROUP BY reason ORDER BY reason"
         ).fetchall()
         changes = con.execute(
             "SELECT change, count(*) FROM prices_restated GROUP BY change"

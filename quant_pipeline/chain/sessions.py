@@ -39,8 +39,9 @@ class Decision:
 def decide_sessions(con: Connection, ws: Workspace, deliveries: list[pa.Table]) -> Decision:
     """Decide from stored bars and those of deliveries (symbol, ts), which may repeat them.
 
-    Dates before the first delivered one keep their answer, and so do those that a seal froze;
-    a date that was never seen before inside the sealed stretch is none.
+    Dates before the first delivered one, and before the first that a calendar lists and no
+    delivery ever had, keep their answer, and so do those that a seal froze; a date that was never
+    seen before inside the sealed stretch is none.
     """
     stored = query(con, "SELECT ts, n_bars, is_session, why FROM sessions ORDER BY ts")
     before = days(stored["ts"])
@@ -49,8 +50,11 @@ def decide_sessions(con: Connection, ws: Workspace, deliveries: list[pa.Table]) 
     listed = _listed(ws, ts)
     if listed is not None:
         ts = np.union1d(ts, listed)
-    known, at = _known(con, ts, before, stored, given)
-    start = max(int(np.searchsorted(ts, given[0])) - ws.settings.sessions.active_dates, 0)
+    at = np.searchsorted(ts, before)
+    known = _known(con, ws, ts, at, stored, given)
+    is_open = np.flatnonzero(known < 0)
+    first = min(int(is_open[0]) if len(is_open) else len(ts), int(np.searchsorted(ts, given[0])))
+    start = max(first - ws.settings.sessions.active_dates, 0)
     day, symbol = _bars(con, ts, start, deliveries)
     spec = ws.settings.sessions
     is_listed = None if listed is None else np.isin(ts, listed)
@@ -95,19 +99,27 @@ def _listed(ws: Workspace, ts: Days) -> Days | None:
 
 
 def _known(
-    con: Connection, ts: Days, before: Days, stored: pa.Table, given: Days
-) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int64]]:
-    """Answers that stay (1, 0; -1 is open), and where the stored dates stand."""
-    at = np.searchsorted(ts, before)
+    con: Connection,
+    ws: Workspace,
+    ts: Days,
+    at: npt.NDArray[np.int64],
+    stored: pa.Table,
+    given: Days,
+) -> npt.NDArray[np.int8]:
+    """Answers that stay: 1 a session, 0 none, and -1 for those to be decided."""
     answer = np.zeros(len(ts), np.int8)
     answer[at] = stored["is_session"].to_numpy().astype(np.int8)
-    known = np.where(ts < given[0], answer, -1).astype(np.int8)
-    frozen = frozen_range(con)
+    is_fresh = np.ones(len(ts), np.bool_)
+    is_fresh[at] = False
+    is_frozen = np.zeros(len(ts), np.bool_)
+    frozen = frozen_range(ws, con)
     if frozen is not None:
-        first, last = (np.datetime64(d) for d in frozen)
-        is_frozen = (ts >= first) & (ts <= last)
-        known[is_frozen] = answer[is_frozen]
-    return known, at
+        is_frozen = (ts >= np.datetime64(frozen[0])) & (ts <= np.datetime64(frozen[1]))
+    is_open = ~is_frozen & (is_fresh | (ts >= given[0]))
+    if is_open.any():
+        is_open |= ~is_frozen & (np.arange(len(ts)) >= np.argmax(is_open))
+    known: npt.NDArray[np.int8] = np.where(is_open, -1, answer).astype(np.int8)
+    return known
 
 
 def _bars(

@@ -76,15 +76,16 @@ class Workspace:
         """The present date at the exchange."""
         return datetime.now(self.settings.grid.zone).date()
 
-    def require_same_grid(self) -> None:
+    def require_same_grid(self, *, keep: bool = True) -> None:
         """Refuse a used home whose grid or rule of sessions was changed.
 
-        Its partitions and windows would mean something else than those that are stored.
+        Its partitions and windows would mean something else than those that are stored. From
+        the first call with `keep` on, they are what they are.
         """
         for section, names in FIXED.items():
             for name in names:
                 value = getattr(getattr(self.settings, section), name)
-                self.meta.require_fact(f"{section}.{name}", str(value))
+                self.meta.require_fact(f"{section}.{name}", str(value), keep=keep)
 
     def last_session(self) -> date:
         """The newest stored market session."""

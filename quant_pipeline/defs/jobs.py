@@ -13,16 +13,13 @@ from dagster._core.storage.tags import (
 )
 
 from quant_pipeline.chain.plan import (
-    DATA_ASSETS,
-    Stored,
     missing_models,
     missing_scores,
     outdated_scores,
-    read_stored,
-    stale_data,
     unjudged_after,
 )
 from quant_pipeline.chain.seal import partition_before
+from quant_pipeline.chain.stale import DATA_ASSETS, Stored, read_stored, stale_data
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.defs.instance import bury_dead_runs, open_instance
 from quant_pipeline.defs.location import make_definitions

@@ -232,7 +232,8 @@ def train(asof: Day = None, task: TaskId = None, as_json: Json = False) -> None:
 
     Example: quant train --asof 2021-10-31 --task up_5d
     """
-    from quant_pipeline.chain.plan import newest_closed, read_stored
+    from quant_pipeline.chain.plan import newest_closed
+    from quant_pipeline.chain.stale import read_stored
     from quant_pipeline.defs.jobs import Runner, fill_data
     from quant_pipeline.defs.jobs import train as train_keys
     from quant_pipeline.errors import NotEnoughHistory

@@ -8,8 +8,8 @@ from typing import Any
 import typer
 
 from quant_pipeline.chain.ingest import reading_of
-from quant_pipeline.chain.plan import Stored, read_stored
 from quant_pipeline.chain.report import compare
+from quant_pipeline.chain.stale import Stored, read_stored
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.defs.instance import prepare, template
 from quant_pipeline.defs.jobs import Runner, backfill

@@ -40,8 +40,8 @@ def show_report(report: IngestReport, kind: Kind = "prices") -> None:
         _show_prices(report)
     else:
         typer.echo(f"Read {report.n_read:,} {kind}: {report.n_new:,} of them new.")
-        if report.n_readmitted:
-            typer.echo(f"  bars that moved to their permanent id: {report.n_readmitted:,}")
+        if report.n_moved:
+            typer.echo(f"  bars that moved to their permanent id: {report.n_moved:,}")
     for note in report.notes:
         typer.echo(f"Note: {note}")
     if report.batch_id is None:
@@ -82,7 +82,6 @@ def _show_prices(report: IngestReport) -> None:
         (report.n_late, "of the new, in windows that were sealed before: restatements"),
         (report.n_rebased, "of the unchanged, re-based by a constant"),
         (report.n_relinked, "besides, stored bars whose index moved with a restated one"),
-        (report.n_readmitted, "besides, bars of earlier deliveries whose date is a session now"),
         (report.n_new_sessions, "new sessions"),
     )
     for n, what in counts:

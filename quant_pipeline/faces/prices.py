@@ -7,8 +7,8 @@ from typing import Any
 import typer
 
 from quant_pipeline.chain.knowledge import models_that_knew_less, scores_that_knew_less
-from quant_pipeline.chain.plan import read_stored
 from quant_pipeline.chain.prices import read_history, read_restated
+from quant_pipeline.chain.stale import read_stored
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.errors import NoData
 from quant_pipeline.faces.output import print_table

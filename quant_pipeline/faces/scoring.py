@@ -7,8 +7,8 @@ from typing import Any
 import pyarrow.compute as pc
 import typer
 
-from quant_pipeline.chain.plan import read_stored
 from quant_pipeline.chain.predict import find_champion, score_shadow
+from quant_pipeline.chain.stale import read_stored
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.defs.jobs import (
     Backfilled,

@@ -6,9 +6,9 @@ from typing import Any
 import typer
 
 from quant_pipeline.chain.knowledge import models_that_knew_less
-from quant_pipeline.chain.plan import Stored, read_stored, stale_data
 from quant_pipeline.chain.prices import count_prices
 from quant_pipeline.chain.seal import judge_until, read_counts, waiting_message
+from quant_pipeline.chain.stale import Stored, read_stored, stale_data
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.errors import NoData
 from quant_pipeline.faces.output import print_table
@@ -78,7 +78,7 @@ def _find_late(ws: Workspace, stored: Stored) -> list[str]:
         counts = read_counts(con)
     last_counted, usual = judge_coverage(counts)
     if last_counted.n_bars < ws.settings.seal.coverage * usual:
-        late.append(f"{last} has {last_counted.n_bars} of {usual:.0f} usual bars so far.")
+        late.append(f"{last} has {last_counted.n_bars} of {usual:g} usual bars so far.")
     empty = [s.ts for s in counts[-60:] if not s.n_bars]
     if empty:
         late.append(f"Sessions of {name} without any bar: {_some_days(empty)}.")
@@ -120,7 +120,7 @@ def _next_step(found: dict[str, Any]) -> str:
     late = [t for t in found["tasks"] if t["scored_through"] != found["prices"]["last_session"]]
     if late:
         return (
-            f"Scores of {late[0]['task']} end at {late[0]['scored_through'] or 'no session'}. "
+            f"{late[0]['task']} is scored through {late[0]['scored_through'] or 'no session yet'}. "
             "Run `quant score`, which fills what is stale and trains complete windows first."
         )
     if found["stale"]:

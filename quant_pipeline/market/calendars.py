@@ -49,6 +49,7 @@ def calendar(name: str, first_year: int, last_year: int) -> "ExchangeCalendar":
         raise SettingsError(f"sessions.calendar: {known}") from error
     except ValueError as error:  # its years are limited
         raise SettingsError(
-            f"sessions.calendar: {error} Set grid.start and the prices to years that it covers, or "
-            'leave sessions.calendar empty (""): sessions are then found from the prices.'
+            f"sessions.calendar: {error} For later years upgrade the package exchange-calendars, "
+            "for earlier ones set grid.start in a new home to years that it covers, or leave "
+            'sessions.calendar empty (""): sessions are then found from the prices.'
         ) from error

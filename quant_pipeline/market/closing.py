@@ -51,7 +51,7 @@ def judge_closing(grid: Grid, key: str, sessions: Sequence[Session], spec: SealS
     if first == after:
         return Closing(key, True, "no session in it", None, None, n_later)
     last, usual = judge_coverage(sessions[:after])
-    have = f"{last.ts} has {last.n_bars} of {usual:.0f} usual bars"
+    have = f"{last.ts} has {last.n_bars} of {usual:g} usual bars"
     if last.n_bars >= spec.coverage * usual:
         return Closing(key, True, have, last, usual, n_later)
     if n_later >= spec.max_wait_sessions:

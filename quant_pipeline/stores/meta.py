@@ -235,13 +235,13 @@ class MetaStore:
             newest = {(b.table_name, b.partition_key, b.task_id): b for b in rows}
         return list(newest.values())
 
-    def require_fact(self, name: str, value: str) -> None:
-        """Remember a fact of this home at first use; refuse another value later."""
-        with self.writing() as session:
+    def require_fact(self, name: str, value: str, *, keep: bool = True) -> None:
+        """Remember a fact of this home at first use, if `keep`; refuse another value later."""
+        with self.writing() if keep else self.reading() as session:
             found = session.get(HomeFact, name)
-            if found is None:
+            if found is None and keep:
                 session.add(HomeFact(name=name, value=value))
-            elif found.value != value:
+            elif found is not None and found.value != value:
                 raise SettingsError(
                     f"This home was made with {name} = {found.value}, but quant.toml now says "
                     f"{value}. Set it back, or start a new home: `quant init` in an empty folder."

@@ -2,6 +2,9 @@
 
 Versions, changes and seals are append-only. A version is current until a row of
 price_superseded names it, so a view as of an earlier batch needs no scan for newest rows.
+
+A good bar on a date that is no session is a version, too, but not one of prices_daily: it stands
+in prices_rejected as no_session, until enough of the other symbols came and the date is one.
 """
 
 VERSION = 2
@@ -22,11 +25,11 @@ CREATE TABLE price_versions (
 CREATE TABLE price_superseded (
     symbol VARCHAR NOT NULL, ts DATE NOT NULL, batch_id BIGINT NOT NULL,
     by_batch_id BIGINT NOT NULL);
-CREATE TABLE price_changes (batch_id BIGINT NOT NULL, ts DATE NOT NULL);
-CREATE TABLE prices_rejected (
+CREATE TABLE price_changes (batch_id BIGINT NOT NULL, ts DATE NOT NULL, kind VARCHAR NOT NULL);
+CREATE TABLE rows_rejected (
     batch_id BIGINT NOT NULL, source VARCHAR NOT NULL, symbol VARCHAR, ts VARCHAR, open VARCHAR,
     high VARCHAR, low VARCHAR, close VARCHAR, adj_close VARCHAR, volume VARCHAR,
-    reason VARCHAR NOT NULL, readmitted_in BIGINT);
+    reason VARCHAR NOT NULL);
 CREATE TABLE session_versions (
     ts DATE NOT NULL, batch_id BIGINT NOT NULL, n_bars BIGINT NOT NULL,
     is_session BOOLEAN NOT NULL, why VARCHAR NOT NULL, PRIMARY KEY (ts, batch_id));
@@ -58,6 +61,12 @@ CREATE MACRO renames_as_of(b) AS TABLE
 CREATE VIEW bars AS FROM bars_as_of({NEWEST});
 CREATE VIEW sessions AS FROM sessions_as_of({NEWEST});
 CREATE VIEW prices_daily AS FROM prices_as_of({NEWEST});
+CREATE VIEW prices_rejected AS
+    FROM rows_rejected UNION ALL BY NAME
+    SELECT v.batch_id, b.source, v.symbol, CAST(v.ts AS VARCHAR) AS ts,
+        COLUMNS(v.* EXCLUDE (symbol, ts, batch_id, adj_index))::VARCHAR, 'no_session' AS reason
+    FROM bars v JOIN price_batches b USING (batch_id)
+    ANTI JOIN (SELECT ts FROM sessions WHERE is_session) s USING (ts);
 CREATE VIEW prices_restated AS
     SELECT n.symbol, n.ts, n.batch_id, n.change, s.batch_id AS old_batch_id,
         o.close AS old_close, n.close, o.volume AS old_volume, n.volume,
