@@ -4,7 +4,7 @@ from datetime import date, timedelta
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quant_pipeline.errors import SettingsError
@@ -56,6 +56,7 @@ def test_a_market_that_never_closes_lists_every_day() -> None:
 days = st.dates(date(2018, 12, 20), date(2022, 1, 10))
 
 
+@settings(deadline=None)  # the first use of a calendar builds it
 @given(days, days, st.sampled_from(["XNYS", "XBOM", "XPHS", "24/7"]))
 def test_a_stretch_has_the_sessions_of_the_whole_within_both_dates(
     first: date, last: date, name: str
@@ -67,6 +68,7 @@ def test_a_stretch_has_the_sessions_of_the_whole_within_both_dates(
     assert listed_sessions(name, first, last).tolist() == wanted
 
 
+@settings(deadline=None)
 @given(days, st.integers(1, 400))
 def test_dates_in_the_wrong_order_hold_no_session(first: date, n: int) -> None:
     found = listed_sessions("XNYS", first, first - timedelta(days=n))

@@ -14,12 +14,14 @@ from datetime import date
 from pathlib import Path
 from unittest.mock import patch
 
+import pandas as pd
 import pytest
 import typer
 from typer.main import get_command
 
 from quant_pipeline.faces.cli import app, main
 from quant_pipeline.market.synthetic import make_market
+from quant_pipeline.stores.sources import LIMITS
 
 README = Path(__file__).parent.parent / "README.md"
 SETTINGS = """
@@ -146,6 +148,68 @@ def test_status_tells_what_is_there_and_what_to_type(home: Path) -> None:
     by_task = {row["task"]: row for row in found["tasks"]}
     assert by_task["up_5d"]["models"] > 0
     assert by_task["ret_5d"]["models"] == 0
+
+
+def test_the_help_of_ingest_states_its_limits() -> None:
+    (text,) = (text for words, text in commands() if words == ("ingest",))
+    assert LIMITS in " ".join(text.split())
+
+
+def test_a_corrected_bar_is_listed_with_its_history_and_its_reach(copy: Path) -> None:
+    bars = pd.read_csv(copy / "prices" / "all.csv")
+    one = bars[(bars["symbol"] == "S001") & (bars["ts"] == "2016-05-17")].copy()
+    for name in ("open", "high", "low", "px_last", "adj_close"):
+        one[name] *= 1.05
+    one.to_csv(copy / "corrected.csv", index=False)
+    answer = succeed(copy, "ingest", "corrected.csv", "--column", "close=px_last")
+    assert "1 restated" in answer.out
+    assert "restated: S001 2016-05-17 close" in answer.out
+    found = succeed(copy, "prices", "restated", "--reach", "--json").json
+    assert isinstance(found, dict)
+    assert [(r["symbol"], r["ts"], r["change"]) for r in found["restated"]] == [
+        ("S001", "2016-05-17", "restated")
+    ]
+    late = {m["asof"] for m in found["models"]}
+    assert late == {"2016-05-31", "2016-06-30", "2016-07-31", "2016-08-31"}
+    assert found["scores"]
+    text = succeed(copy, "prices", "restated", "--reach").out
+    assert "as of 2016-06-30 was trained on batch 1; 2016-05-17 changed in batch 2" in text
+    history = succeed(copy, "prices", "history", "--symbol", "s001", "--ts", "2016-05-17", "--json")
+    assert [(r["batch_id"], r["change"], r["superseded_by"]) for r in history.json] == [  # type: ignore[attr-defined]
+        (1, "new", 2),
+        (2, "restated", None),
+    ]
+    assert "Stale: " in succeed(copy, "status").out
+    nothing = call(copy, "prices", "history", "--symbol", "S001", "--ts", "2016-05-15")
+    assert nothing.code == 1
+    assert "No version of S001 on 2016-05-15" in nothing.err
+
+
+def test_lists_of_members_and_renames_are_ingested_as_such(copy: Path) -> None:
+    (copy / "members.csv").write_text("symbol,start,end\nS001,2015-01-01,\nS002,2016-01-01,\n")
+    answer = succeed(copy, "ingest", "members.csv", "--as", "memberships")
+    assert "Read 2 memberships: 2 of them new." in answer.out
+    (copy / "renames.csv").write_text("old,new,from,to\nS001,FIRST,,\n")
+    answer = succeed(copy, "ingest", "renames.csv", "--as", "renames")
+    assert "bars that moved to their permanent id: " in answer.out
+    assert call(copy, "prices", "history", "--symbol", "FIRST", "--ts", "2016-05-17").code == 0
+    assert call(copy, "ingest", "renames.csv", "--as", "rename").code == 2
+    assert "takes one file" in call(copy, "ingest", ".", "--as", "renames").err
+
+
+def test_prices_daily_ingests_the_sources_that_quant_toml_names(copy: Path) -> None:
+    """Materializing it, as in the web UI, is an ingest of the configured files."""
+    settings = (copy / "quant.toml").read_text()
+    source = '[ingest]\nsources = ["more"]\ncolumns = { close = "px_last" }\n'
+    (copy / "quant.toml").write_text(source + settings)
+    (copy / "more").mkdir()
+    bars = make_market(n_symbols=22, n_sessions=461).rename(columns={"close": "px_last"})
+    newest = bars["ts"].max()
+    bars[bars["ts"] >= newest - pd.Timedelta(days=5)].to_csv(copy / "more" / "new.csv", index=False)
+    day = newest.date().isoformat()
+    succeed(copy, "backfill", "--from", day[:8] + "01", "--to", day, "--select", "prices_daily")
+    found = succeed(copy, "status", "--json").json
+    assert found["prices"]["last_session"] == day  # type: ignore[index, call-overload]
 
 
 def test_ingesting_again_changes_nothing(copy: Path) -> None:

@@ -65,7 +65,21 @@ def test_training_refuses_restated_history_before_anything_is_written(used, mark
     restated = market[market["ts"] == pd.Timestamp(2016, 2, 10)].copy()
     restated["low"] *= 0.9
     assert used.ingest(restated).n_restated == len(restated)
-    used.run(["features_daily"], "2016-02")
+    was = used.state()
+    stale = r"features_daily is stale in 6 of 12 .* first 2016-02: prices of 2016-02-10 changed in "
+    with pytest.raises(GateError, match=stale + r"batch 2\. Run `quant backfill --from"):
+        used.run(["lgbm_model"], "2016-07")
+    used.run(["features_daily", "labels"], "2016-02", "2016-08")
+    was |= {table: used.state()[table] for table in ("features_daily", "labels")}
+    with pytest.raises(GateError, match=r"training_frame is stale in 6 of 12"):
+        used.run(["lgbm_model"], "2016-07")
+    assert used.state() == was
+
+
+def test_training_refuses_rows_that_are_not_those_of_the_manifest(used):
+    """Whoever changed them, and however: the fingerprint tells."""
+    change = "UPDATE features_daily SET KMID = KMID + 0.001 WHERE ts = '2016-02-10'"
+    used.change_series(change)
     was = used.state()
     with pytest.raises(GateError, match=r"changed .* 2016-02.*quant backfill --from"):
         used.run(["lgbm_model"], "2016-07")

@@ -237,7 +237,8 @@ def test_what_was_written_while_prices_came_in_counts_as_made_from_the_older_one
     manager = SeriesIOManager.of(ws.home)
     dg.materialize([features_daily], partition_key="2015-06", resources={"io_manager": manager})
     stale = stale_data(ws, read_stored(ws))["features_daily"]
-    assert stale == {"2015-06": "prices changed", "2015-07": "prices changed"}
+    why = "prices of 2015-06-10 changed in batch 2"
+    assert stale == {"2015-06": why, "2015-07": why}
 
 
 @pytest.mark.filterwarnings("ignore::dagster.BetaWarning")

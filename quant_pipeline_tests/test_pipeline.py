@@ -15,12 +15,14 @@ import pandas as pd
 import pytest
 from sqlmodel import select
 
+from quant_pipeline.chain.features import features_between, labels_between
 from quant_pipeline.chain.knowledge import models_that_knew_less
 from quant_pipeline.chain.learn import train_or_refuse, write_folds
 from quant_pipeline.chain.predict import find_champion, score_partition, score_shadow
 from quant_pipeline.chain.stale import read_stored
 from quant_pipeline.errors import GateError
 from quant_pipeline.stores.meta import Champion
+from quant_pipeline.stores.series import digest_rows
 from quant_pipeline_tests.homes import DATA, EVERY, LEARNING, SCORES, WALK_FROM, sample_market
 
 ASOF = date(2016, 6, 30)
@@ -232,6 +234,21 @@ def test_a_restatement_leaves_earlier_models_and_all_stored_scores_alone(used, m
     assert {m["batch_id"] for m in late} == {report.batch_id}
     used.run(LEARNING, "2016-07")  # nor does the web UI
     assert used.state()["Model"] == was["Model"]
+
+
+def test_rows_as_of_an_earlier_batch_are_what_they_were(used, market):
+    """Features and labels of any earlier state of knowledge can be made again, bit for bit."""
+    ws, window = used.workspace, (date(2016, 6, 1), date(2016, 8, 1))
+
+    def made(**known_by: int) -> tuple[str, str]:
+        features = features_between(ws, *window, **known_by).rows
+        return digest_rows(features), digest_rows(labels_between(ws, *window, **known_by))
+
+    before = made()
+    used.ingest(rewrite_after(market, date(2016, 5, 31)))
+    used.ingest(redelivered(313))
+    assert all(now != then for now, then in zip(made(), before, strict=True))
+    assert made(batch_id=1) == before
 
 
 # --- Nothing depends on how it was run

@@ -30,7 +30,8 @@ _OUTDATED_SCORES = """
         FROM scored s JOIN flipped f ON f.batch_id > s.price_batch_id
             AND f.n BETWEEN s.n - $reach AND s.n)
     FROM found QUALIFY row_number() OVER (
-        PARTITION BY symbol, ts, task_id, model_id ORDER BY batch_id, changed_ts, change) = 1
+        PARTITION BY symbol, ts, task_id, model_id
+        ORDER BY batch_id, change <> 'session', changed_ts, change) = 1
     ORDER BY ts, task_id, symbol
 """
 

@@ -52,7 +52,7 @@ def find_champion(ws: Workspace, key: str, task: Task) -> tuple[str | None, str]
     decision is taken once, with that window's model in it. Raises GateError if the window is
     complete and its model is still to be trained.
     """
-    frozen = ws.meta.champions().get((task.task_id, key))
+    frozen = ws.meta.champion(task.task_id, key)
     if frozen is not None:
         return frozen.model_id, frozen.why
     with ws.series.reading("scoring") as con:
@@ -233,12 +233,12 @@ def _score(ws: Workspace, con: Connection, model: Model, features: pa.Table) -> 
 
 def _price_batches(ws: Workspace, sessions: list[date]) -> list[int]:
     """The batch of prices that each session's features were made from."""
+    keys = {ts: ws.grid.key(ts) for ts in set(sessions)}
     made_from = {
         b.partition_key: b.price_batch_id
-        for b in ws.meta.batches() if b.table_name == "features_daily"
+        for key in set(keys.values()) for b in ws.meta.batches("features_daily", key)
     }  # fmt: skip
-    of_session = {ts: made_from.get(ws.grid.key(ts), 0) for ts in set(sessions)}
-    return [of_session[ts] for ts in sessions]
+    return [made_from.get(keys[ts], 0) for ts in sessions]
 
 
 def _add(con: Connection, table: str, rows: pa.Table) -> tuple[int, int]:

@@ -149,7 +149,9 @@ def ingest(
 
     Every row that was read is stored or kept in prices_rejected with its reason, and a file
     that is no table is named and left out. A file of --as memberships (symbol, first, last) or
-    --as renames (ticker, symbol, first, last) is the whole list from then on.
+    --as renames (ticker, symbol, first, last) is the whole list from then on. Limits of a file:
+    ingest.max_file_mib, packed and unpacked; gzip unpacks to at most 200 times its size; 2000
+    columns; 64 KiB a line, the header too; the header within the first 50 lines.
 
     Example: quant ingest prices/ --column close=px_last --date-format %d/%m/%Y
     """

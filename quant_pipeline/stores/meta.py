@@ -201,6 +201,11 @@ class MetaStore:
         with self.reading() as session:
             return {(c.task_id, c.partition_key): c for c in session.exec(select(Champion))}
 
+    def champion(self, task_id: str, key: str) -> Champion | None:
+        """The frozen decision of one partition and task, None if there is none yet."""
+        with self.reading() as session:
+            return session.get(Champion, (task_id, key))
+
     def freeze_champion(self, champion: Champion) -> Champion:
         """Store a decision unless there is one already, and return the one that counts."""
         with self.writing() as session:
@@ -226,12 +231,18 @@ class MetaStore:
                     batch.status = "committed"
                     session.add(batch)
 
-    def batches(self) -> list[Batch]:
-        """The newest committed batch of each (table, partition, task)."""
+    def batches(self, table: str | None = None, key: str | None = None) -> list[Batch]:
+        """The newest committed batch of each (table, partition, task); of one table or partition.
+
+        In the order in which these were first written.
+        """
+        wanted = select(Batch).where(Batch.status == "committed").order_by(col(Batch.id))
+        if table is not None:
+            wanted = wanted.where(Batch.table_name == table)
+        if key is not None:
+            wanted = wanted.where(Batch.partition_key == key)
         with self.reading() as session:
-            rows = session.exec(
-                select(Batch).where(Batch.status == "committed").order_by(col(Batch.id))
-            )
+            rows = session.exec(wanted)
             newest = {(b.table_name, b.partition_key, b.task_id): b for b in rows}
         return list(newest.values())
 
