@@ -23,7 +23,7 @@ ui: setup  ## open the page
 	.venv/bin/quant ui
 
 test: lint  ## lint, then run the tests
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: setup  ## check style, types and layers
 	.venv/bin/ruff check
