@@ -139,7 +139,7 @@ class SmallHome:
     def scores(self, before: date = TODAY) -> list[tuple[Any, ...]]:
         """Stored predictions of sessions before a date, but for when they were made."""
         return self.rows(
-            'SELECT ts, symbol, task_id, model_id, score, "asof", origin, score_percentile '
+            'SELECT ts, symbol, task_id, model_id, score, "asof", origin '
             "FROM predictions WHERE ts < ? ORDER BY ALL",
             before,
         )

@@ -590,7 +590,11 @@ def test_a_seal_freezes_the_answers_of_its_window(home):
     assert (report.n_new, report.n_restated) == (0, 0)
     after = {ts: is_one for ts, is_one in answers(made).items() if ts.month == 6}
     assert after == {**frozen, missed.date(): False}
-    assert made.rows("SELECT count(*) FROM price_changes WHERE batch_id > 1") == [(0,)]
+    assert report.missed_sessions == [missed.date(), holiday.date()]
+    assert made.rows("SELECT ts, kind FROM price_changes WHERE batch_id > 1 ORDER BY ts") == [
+        (missed.date(), "missed"), (holiday.date(), "missed"),
+    ]  # fmt: skip
+    assert made.ingest(bars).batch_id is None
 
 
 def test_a_late_bar_of_a_sealed_session_is_stored_and_listed(home):

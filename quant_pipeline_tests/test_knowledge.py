@@ -10,7 +10,7 @@ import pytest
 from quant_pipeline.chain.features import features_between, labels_between
 from quant_pipeline.chain.ingest_lists import ingest_memberships, ingest_renames
 from quant_pipeline.chain.knowledge import models_that_knew_less, scores_that_knew_less
-from quant_pipeline.chain.stale import reach_of, read_stored, stale_data
+from quant_pipeline.chain.stale import reach_of_features, read_stored, stale_data
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.errors import QuantError
 from quant_pipeline.ml.score import score_rows
@@ -145,7 +145,8 @@ def require_a_change_within_reach(made: SmallHome, found: set[tuple[str, str]]) 
     changed = [t for (t,) in made.rows("SELECT ts FROM price_changes WHERE batch_id > 1")]
     for asset, key in found:
         start, end = ws.grid.window(key)
-        reach = max(reach_of(ws).values()) if asset == "training_frame" else reach_of(ws)[asset]
+        span = max(task.label_span for task in ws.settings.tasks)
+        reach = reach_of_features(ws) + (span if asset == "training_frame" else 0)
         before = [ts for ts in stored.sessions if ts < start][-reach:]
         first = before[0] if before else start
         assert any(first <= ts < end for ts in changed)
@@ -190,7 +191,7 @@ def test_a_bar_before_the_first_one_reaches_as_far_as_the_age_that_it_gives(home
     )
     made.ingest(market)
     ws = made.workspace
-    assert reach_of(ws)["features_daily"] < 100
+    assert reach_of_features(ws) < 100
     keys = read_stored(ws).keys
     made.run(DATA, keys[0], keys[-1])
     assert stale(ws) == set()

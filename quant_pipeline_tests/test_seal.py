@@ -316,7 +316,7 @@ def test_a_date_of_a_sealed_window_never_becomes_a_session(
     assert not session_at(one, day)
     assert history(one, "2015-07-01") == before
     with one.workspace.series.reading() as con:
-        assert frozen_range(one.workspace, con) == (date(2015, 6, 1), date(2015, 6, 30))
+        assert frozen_range(con) == (date(2015, 6, 1), date(2015, 6, 30))
 
 
 def test_rows_that_waited_for_a_date_are_rejected_for_good_once_it_is_sealed(
@@ -407,7 +407,7 @@ def test_windows_before_the_first_one_are_sealed_when_their_prices_come(home: Ma
     assert [c.key for c in seal_until(one.workspace, "2015-07")] == ["2015-06"]
     assert seals(one)[1:] == july
     with one.workspace.series.reading() as con:
-        assert frozen_range(one.workspace, con) == (date(2015, 6, 1), date(2015, 7, 31))
+        assert frozen_range(con) == (date(2015, 6, 1), date(2015, 7, 31))
 
 
 # --- what others ask
@@ -418,11 +418,11 @@ def test_keys_counts_and_the_frozen_stretch_are_those_that_are_stored(home: Make
     one.ingest(pd.concat([with_short_last_day("2015-06-17", 15), on("2015-06-13", 2)]))
     with one.workspace.series.reading() as con:
         assert sealed_keys(con) == set()
-        assert frozen_range(one.workspace, con) is None
+        assert frozen_range(con) is None
     seal_until(one.workspace, "2015-06-15")
     with one.workspace.series.reading() as con:
         assert sealed_keys(con) == {"2015-06-01", "2015-06-08"}
-        assert frozen_range(one.workspace, con) == (date(2015, 6, 1), date(2015, 6, 14))
+        assert frozen_range(con) == (date(2015, 6, 1), date(2015, 6, 14))
         counts = read_counts(con)
     assert [s.n_bars for s in counts] == [N_SYMBOLS] * 12 + [15]
     assert counts[-1] == Session(date(2015, 6, 17), 15)

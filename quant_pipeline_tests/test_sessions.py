@@ -57,8 +57,11 @@ def expected(
             for symbol in range(has_bar.shape[1])
             if any(answers[d] and has_bar[d, symbol] for d in dates_before)
         }
-        n_bars = int(has_bar[today].sum())
-        by_share = n_bars > 0 and n_bars >= min_share * len(active)
+        n_there = sum(bool(has_bar[today, symbol]) for symbol in active)
+        if active:
+            by_share = n_there > 0 and n_there >= min_share * len(active)
+        else:
+            by_share = bool(has_bar[today].any())
         if known is not None and known[today] != -1:
             answers.append(known[today] == 1)
         elif listed is None:

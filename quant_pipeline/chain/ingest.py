@@ -64,6 +64,7 @@ class IngestReport:
     first_changed: date | None = None
     last_changed: date | None = None
     newest_session: date | None = None
+    missed_sessions: list[date] = field(default_factory=list)
     restated: list[dict[str, Any]] = field(default_factory=list)
     changed_keys: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -138,7 +139,7 @@ def _store(
     n_stored = _store_rejected(con, validated.rejected, names, batch_id)
     if len(prices):
         decision = decide_sessions(con, ws, [prices])
-        changed = mark_late(ws, con, _merge(con, ws, prices, report), decision)
+        changed = mark_late(con, _merge(con, ws, prices, report), decision)
         _count_outside_sessions(prices, changed, decision, report)
         if not len(changed) and not decision.is_changed.any() and not n_stored:
             return
@@ -155,16 +156,25 @@ def _store(
         dates = np.intersect1d(days(changed["ts"]), shown)
         flipped = decision.ts[decision.is_flipped]
         note_changes(con, ws, [*dates.tolist(), *flipped.tolist()], batch_id, report)
-        add_changes(con, _moved_first_bars(before, read_first_bars(con)), batch_id, "ages")
+        add_changes(con, moved_first_bars(before, read_first_bars(con)), batch_id, "ages")
+        report.missed_sessions = _not_missed_before(con, decision.missed.tolist())
+        add_changes(con, report.missed_sessions, batch_id, "missed")
     elif n_stored:
         report.batch_id = batch_id
     if report.batch_id is not None:
         record_batch(con, "prices", report)
 
 
-def _moved_first_bars(before: dict[str, date], now: dict[str, date]) -> list[date]:
+def moved_first_bars(before: dict[str, date], now: dict[str, date]) -> list[date]:
     """Where symbols began before: their age counts from another session now."""
     return [first for symbol, first in before.items() if now.get(symbol) != first]
+
+
+def _not_missed_before(con: Connection, dates: Sequence[date]) -> list[date]:
+    """Dates that would be sessions, had their window not been sealed, told only once."""
+    rows = con.execute("SELECT ts FROM price_changes WHERE kind = 'missed'").fetchall()
+    known = {ts for (ts,) in rows}
+    return [ts for ts in dates if ts not in known]
 
 
 def _count_outside_sessions(
@@ -184,11 +194,9 @@ def _count_outside_sessions(
     report.n_rejected["no_session"] = len(outside)
 
 
-def mark_late(
-    ws: Workspace, con: Connection, changed: pa.Table, decision: Decision | None = None
-) -> pa.Table:
+def mark_late(con: Connection, changed: pa.Table, decision: Decision | None = None) -> pa.Table:
     """Versions to add, new bars of sessions in sealed windows being "late"."""
-    frozen = frozen_range(ws, con)
+    frozen = frozen_range(con)
     if frozen is None or not len(changed):
         return changed
     ts = days(changed["ts"])
@@ -225,7 +233,11 @@ def note_changes(
 
 
 def add_changes(con: Connection, dates: Sequence[date], batch_id: int, kind: str) -> None:
-    """Store dates that a batch changed: bars or sessions ("prices"), "memberships", "ages"."""
+    """Store dates that a batch changed.
+
+    `kind` is "prices" (or sessions), "memberships", "ages" (where symbols began before), or
+    "missed" (a session that a sealed window never had).
+    """
     found = sorted(set(dates))
     insert(con, "price_changes", pa.table({
         "batch_id": pa.array(np.full(len(found), batch_id)), "ts": pa.array(found, pa.date32()),

@@ -12,7 +12,9 @@ from quant_pipeline.chain.ingest import (
     NO_BARS,
     PRICES,
     IngestReport,
+    add_changes,
     mark_late,
+    moved_first_bars,
     note_changes,
     record_batch,
     split_bars,
@@ -26,7 +28,7 @@ from quant_pipeline.errors import SourceError
 from quant_pipeline.market.adjust import Bars, Merged, merge_delivery
 from quant_pipeline.market.renames import Renames
 from quant_pipeline.stores import intervals
-from quant_pipeline.stores.series import Connection, insert, query, read_sessions
+from quant_pipeline.stores.series import Connection, insert, query, read_first_bars, read_sessions
 from quant_pipeline.stores.sources import Reading
 
 EVER = (date.min, date.max)
@@ -103,7 +105,10 @@ def ingest_renames(ws: Workspace, path: Path, reading: Reading) -> IngestReport:
         report.n_new = len(added)
         insert(con, "rename_versions", _with_batch(found, batch_id))
         _require_own_bars(con, added, before)
+        firsts = read_first_bars(con)
         changed = _move_bars(con, ws, added, batch_id, report)
+        moved = moved_first_bars(firsts, read_first_bars(con))
+        add_changes(con, moved, batch_id, "ages")
         note_changes(con, ws, changed, batch_id, report)
         record_batch(con, "renames", report)
     return report
@@ -181,7 +186,7 @@ def _move_bars(
             final[row["symbol"]] = _with(ws, final[row["symbol"]], bars, row)
             report.n_moved += len(bars.ts)
     written = [(name, _difference(stored[name], final[name])) for name in stored]
-    versions = mark_late(ws, con, to_versions([(n, v) for n, v in written if len(v.bars.ts)]))
+    versions = mark_late(con, to_versions([(n, v) for n, v in written if len(v.bars.ts)]))
     store_versions(con, versions, batch_id)
     gone = [(name, np.setdiff1d(stored[name].ts, final[name].ts)) for name in stored]
     deleted = _delete(con, gone, batch_id)

@@ -135,11 +135,13 @@ def settled_model(ws: Workspace, key: str, task: Task) -> Model | None:
     model, or if training would use the same data.
     """
     recipe = recipe_id(ws, task)
-    same = [
-        m for m in ws.meta.models(task.task_id) if m.partition_key == key and m.recipe == recipe
-    ]
-    if not same:
+    ids = [
+        m.model_id
+        for m in ws.meta.trained(task.task_id) if (m.partition_key, m.recipe) == (key, recipe)
+    ]  # fmt: skip
+    if not ids:
         return None
+    same = [ws.meta.model(model_id) for model_id in ids]
     with ws.series.reading("training") as con:
         now = data_fingerprint(ws, con, key, task)
     return None if any(m.data_fingerprint == now for m in same) else same[-1]

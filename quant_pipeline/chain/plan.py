@@ -1,6 +1,6 @@
 """What is missing: models and scores, from the records of what was written."""
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from datetime import date
 
@@ -10,7 +10,7 @@ from quant_pipeline.chain.stale import Stored, latest
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.errors import NoData, NotEnoughHistory
 from quant_pipeline.settings import Task
-from quant_pipeline.stores.meta import Batch
+from quant_pipeline.stores.meta import Written
 from quant_pipeline.stores.series import read_sessions
 
 
@@ -26,8 +26,12 @@ def missing_models(
     """
     if not keys:
         return {}, {}
-    done = {(m.task_id, m.partition_key, m.recipe) for m in ws.meta.models()}
-    refused = {(r.task_id, r.partition_key, r.inputs) for r in ws.meta.refusals()}
+    done = {(m.task_id, m.partition_key, m.recipe) for m in ws.meta.trained()}
+    recipes = {task.task_id: recipe_id(ws, task) for task in tasks}
+    refused: dict[tuple[str, str], set[str]] = {}
+    for r in ws.meta.refusals():
+        if r.inputs:
+            refused.setdefault((r.task_id, r.partition_key), set()).add(r.inputs)
     with_sessions = {ws.grid.key(ts) for ts in stored.sessions}
     waiting = next((c for c in judge_until(ws, keys[-1]) if not c.is_sealable), None)
     wanted: dict[str, list[Task]] = {}
@@ -39,24 +43,23 @@ def missing_models(
             impossible[key] = waiting_message(waiting, key)
             continue
         for task in tasks:
-            if (task.task_id, key, recipe_id(ws, task)) in done:
+            if (task.task_id, key, recipes[task.task_id]) in done:
                 continue
             try:
-                require_history(ws, key, task)
+                require_history(ws, stored.sessions, key, task)
             except NotEnoughHistory as error:
                 impossible[key] = str(error)
                 continue
-            now = current_inputs(ws, key, task)
-            if not now or (task.task_id, key, now) not in refused:
+            inputs = refused.get((task.task_id, key), set())
+            if not inputs or current_inputs(ws, key, task) not in inputs:
                 wanted.setdefault(key, []).append(task)
     return wanted, impossible
 
 
-def require_history(ws: Workspace, key: str, task: Task) -> None:
+def require_history(ws: Workspace, sessions: Sequence[date], key: str, task: Task) -> None:
     """Raise NotEnoughHistory if no fold can fit by the end of a partition, whatever the data."""
     spec = ws.settings.folds
-    with ws.series.reading("planning") as con:
-        n_sessions = len(read_sessions(con, None, ws.grid.asof(key)))
+    n_sessions = bisect_right(sessions, ws.grid.asof(key))
     youth = ws.settings.universe.min_sessions - 1
     n_known = max(n_sessions - task.label_span - youth, 0)
     gaps = 2 * (task.label_span + spec.embargo_sessions)
@@ -74,7 +77,7 @@ def missing_scores(ws: Workspace, keys: Sequence[str], tasks: Sequence[Task]) ->
     """Partitions whose predictions or outcomes are older than what they are made from."""
     batches = latest(ws.meta.batches())
     sessions = _sessions(ws)
-    with_model = {(m.task_id, m.partition_key) for m in ws.meta.models()}
+    with_model = {(m.task_id, m.partition_key) for m in ws.meta.trained()}
     wanted = []
     for key in keys:
         before = partition_before(ws.grid, sessions, key)
@@ -133,7 +136,7 @@ def unjudged_after(ws: Workspace, key: str, tasks: Sequence[Task]) -> list[str]:
 
 def _is_unjudged(
     ws: Workspace,
-    batches: dict[tuple[str, str, str], Batch],
+    batches: dict[tuple[str, str, str], Written],
     sessions: list[date],
     key: str,
     task: Task,
@@ -147,11 +150,11 @@ def _is_unjudged(
 
 
 def _written(
-    batches: dict[tuple[str, str, str], Batch], table: str, key: str, task_id: str = ""
+    batches: dict[tuple[str, str, str], Written], table: str, key: str, task_id: str = ""
 ) -> int:
     """The number of the newest record of a slice, 0 if there is none."""
     batch = batches.get((table, key, task_id))
-    return batch.id or 0 if batch else 0
+    return batch.id if batch else 0
 
 
 def _sessions(ws: Workspace) -> list[date]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from quant_pipeline.chain.panel import days
 from quant_pipeline.chain.seal import judge_until, partition_before
@@ -61,7 +62,8 @@ def find_champion(ws: Workspace, key: str, task: Task) -> tuple[str | None, str]
     looked_at = judge_until(ws, previous) if previous else []
     if looked_at and not looked_at[-1].is_sealable:
         return None, f"{key} is not scored yet: window {looked_at[-1].key} is {looked_at[-1].why}"
-    rows = [ModelRow(m.model_id, m.task_id, m.asof, m.status) for m in ws.meta.models(task.task_id)]
+    trained = ws.meta.trained(task.task_id)
+    rows = [ModelRow(m.model_id, m.task_id, m.asof, m.status) for m in trained]
     decision = decide_champion(rows, task.task_id, ws.grid.window(key)[0])
     if decision.model_id is not None:
         _require_attempt(ws, key, previous, task)
@@ -71,7 +73,7 @@ def find_champion(ws: Workspace, key: str, task: Task) -> tuple[str | None, str]
 def _require_attempt(ws: Workspace, key: str, previous: str | None, task: Task) -> None:
     if previous is None:
         return
-    tried = {m.partition_key for m in ws.meta.models(task.task_id)}
+    tried = {m.partition_key for m in ws.meta.trained(task.task_id)}
     tried |= {r.partition_key for r in ws.meta.refusals(task.task_id)}
     if previous not in tried:
         raise GateError(
@@ -225,7 +227,6 @@ def _score(ws: Workspace, con: Connection, model: Model, features: pa.Table) -> 
             "generated_at": pa.array([now] * n, pa.timestamp("us", tz="UTC")),
             "asof": pa.array([model.asof] * n, pa.date32()),
             "origin": pa.array(np.where(is_live, "live", "backfill").tolist(), pa.string()),
-            "score_percentile": pa.array(session_percentile(ts, score), pa.float64()),
             "price_batch_id": pa.array(_price_batches(ws, ts.tolist()), pa.int64()),
         }
     )
@@ -236,7 +237,7 @@ def _price_batches(ws: Workspace, sessions: list[date]) -> list[int]:
     keys = {ts: ws.grid.key(ts) for ts in set(sessions)}
     made_from = {
         b.partition_key: b.price_batch_id
-        for key in set(keys.values()) for b in ws.meta.batches("features_daily", key)
+        for key in set(keys.values()) for b in ws.meta.batches("features_daily", (key, key))
     }  # fmt: skip
     return [made_from.get(keys[ts], 0) for ts in sessions]
 
@@ -267,7 +268,20 @@ def publish_predictions(ws: Workspace, keys: Sequence[str]) -> None:
             [start, end],
         )
         if len(rows):
-            ws.published.write("predictions", key, rows)
+            ws.published.write("predictions", key, _with_percentile(rows))
+
+
+def _with_percentile(rows: pa.Table) -> pa.Table:
+    """Scores with their percentile among those of the same session and task, late ones, too."""
+    rows = rows.sort_by([("task_id", "ascending"), ("ts", "ascending"), ("symbol", "ascending")])
+    found = []
+    for task_id in pc.unique(rows["task_id"]).to_pylist():
+        mine = rows.filter(pc.equal(rows["task_id"], task_id))
+        found.append(session_percentile(days(mine["ts"]), mine["score"].to_numpy()))
+    percentile = pa.array(np.concatenate(found), pa.float64())
+    return rows.append_column("score_percentile", percentile).sort_by(
+        [("ts", "ascending"), ("task_id", "ascending"), ("symbol", "ascending")]
+    )
 
 
 def describe(scored: Scored) -> dict[str, Any]:

@@ -61,10 +61,13 @@ def sealed_keys(con: Connection) -> set[str]:
     return {key for (key,) in con.execute("SELECT partition_key FROM seals").fetchall()}
 
 
-def frozen_range(ws: Workspace, con: Connection) -> tuple[date, date] | None:
-    """First and last date whose answer about sessions is final, None before the first seal."""
+def frozen_range(con: Connection) -> tuple[date, date] | None:
+    """First and last date whose answer about sessions is final, None before the first seal.
+
+    It begins with the first session that was stored then: older history may still be added.
+    """
     ((first, last),) = con.execute('SELECT min(first_session), max("asof") FROM seals').fetchall()
-    return None if first is None else (ws.grid.window(ws.grid.key(first))[0], last)
+    return None if first is None else (first, last)
 
 
 def read_counts(con: Connection) -> list[Session]:

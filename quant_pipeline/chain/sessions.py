@@ -17,11 +17,15 @@ from quant_pipeline.stores.series import Connection, insert, query
 
 Days = npt.NDArray[np.datetime64]
 Bools = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Every known date in time order, whether it is a session, and what is new about it."""
+    """Every known date in time order, whether it is a session, and what is new about it.
+
+    `missed` are delivered dates that would be sessions, had their window not been sealed.
+    """
 
     ts: Days
     n_bars: npt.NDArray[np.int64]
@@ -29,6 +33,7 @@ class Decision:
     why: npt.NDArray[np.object_]
     is_flipped: Bools
     is_changed: Bools
+    missed: Days
 
     def holds(self, ts: Days) -> Bools:
         """Which of some dates, all of them known, are sessions."""
@@ -63,6 +68,8 @@ def decide_sessions(con: Connection, ws: Workspace, deliveries: list[pa.Table]) 
         day, symbol, min_share=spec.min_share, active_dates=spec.active_dates,
         known=known[start:], listed=None if is_listed is None else is_listed[start:],
     )  # fmt: skip
+    is_shut = np.isin(ts, given) & (known == 0)
+    missed = ts[is_shut & _would_be(day, symbol, ws, known, is_shut, is_listed, start)]
     n_bars = np.zeros(len(ts), np.int64)
     n_bars[at] = stored["n_bars"].to_numpy()
     n_bars[start:] = np.bincount(day, minlength=len(ts) - start)
@@ -75,7 +82,30 @@ def decide_sessions(con: Connection, ws: Workspace, deliveries: list[pa.Table]) 
         why = np.where(is_listed, "calendar", why).astype(object)
     why[at] = stored["why"].to_numpy(zero_copy_only=False)
     is_flipped = is_session != was_session
-    return Decision(ts, n_bars, is_session, why, is_flipped, is_flipped | (n_bars != old_bars))
+    return Decision(
+        ts, n_bars, is_session, why, is_flipped, is_flipped | (n_bars != old_bars), missed
+    )
+
+
+def _would_be(
+    day: Ints,
+    symbol: Ints,
+    ws: Workspace,
+    known: npt.NDArray[np.int8],
+    is_shut: Bools,
+    is_listed: Bools | None,
+    start: int,
+) -> Bools:
+    """Which dates were sessions, if those in `is_shut` were still to be decided."""
+    found = np.zeros(len(known), np.bool_)
+    if is_shut.any():
+        spec = ws.settings.sessions
+        found[start:] = find_sessions(
+            day, symbol, min_share=spec.min_share, active_dates=spec.active_dates,
+            known=np.where(is_shut, -1, known).astype(np.int8)[start:],
+            listed=None if is_listed is None else is_listed[start:],
+        )  # fmt: skip
+    return found
 
 
 def store_sessions(con: Connection, decision: Decision, batch_id: int) -> None:
@@ -112,7 +142,7 @@ def _known(
     is_fresh = np.ones(len(ts), np.bool_)
     is_fresh[at] = False
     is_frozen = np.zeros(len(ts), np.bool_)
-    frozen = frozen_range(ws, con)
+    frozen = frozen_range(con)
     if frozen is not None:
         is_frozen = (ts >= np.datetime64(frozen[0])) & (ts <= np.datetime64(frozen[1]))
     is_open = ~is_frozen & (is_fresh | (ts >= given[0]))

@@ -16,37 +16,45 @@ from quant_pipeline.errors import GateError, NoData
 from quant_pipeline.market.features import look_back
 from quant_pipeline.market.jumps import JUMP_LOOK_BACK
 from quant_pipeline.settings import Task
-from quant_pipeline.stores.meta import Batch
+from quant_pipeline.stores.meta import Written
 from quant_pipeline.stores.series import Connection, query
 
 DATA_ASSETS = ("features_daily", "labels", "training_frame")
 
 
+WORDS = {
+    "prices": "prices of {} changed",
+    "ages": "symbols that began on {} have another age",
+    "memberships": "members of {} changed",
+}
+
+
 @dataclass(frozen=True)
 class Changes:
-    """Which batch changed which dates, sorted by date."""
+    """Which batch changed which dates of one kind, sorted by date."""
 
+    kind: str
     ts: npt.NDArray[np.datetime64]
     batch_id: npt.NDArray[np.int64]
 
     @classmethod
-    def read(cls, con: Connection, kinds: Sequence[str]) -> "Changes":
-        """Stored changes of some kinds: "prices" (sessions, too), "ages", "memberships"."""
-        marks = ", ".join("?" for _ in kinds)
+    def read(cls, con: Connection, kind: str) -> "Changes":
+        """Stored changes of "prices" (sessions, too), "ages", "memberships" or "missed" dates."""
         rows = query(
             con,
-            f"SELECT ts, batch_id FROM price_changes WHERE kind IN ({marks}) ORDER BY ts, batch_id",
-            list(kinds),
+            "SELECT ts, batch_id FROM price_changes WHERE kind = ? ORDER BY ts, batch_id",
+            [kind],
         )
-        return cls(days(rows["ts"]), rows["batch_id"].to_numpy())
+        return cls(kind, days(rows["ts"]), rows["batch_id"].to_numpy())
 
-    def newest_between(self, start: date, end: date) -> tuple[int, date] | None:
-        """The newest batch that changed a date in ``[start, end)``, and the first such date."""
+    def newest_between(self, start: date, end: date) -> tuple[int, str] | None:
+        """The newest batch that changed a date in ``[start, end)``, and why in words."""
         a, b = np.searchsorted(self.ts, np.array([start, end], "datetime64[D]"))
         if a == b:
             return None
         at = a + int(np.argmax(self.batch_id[a:b]))
-        return int(self.batch_id[at]), self.ts[at].item()
+        batch_id = int(self.batch_id[at])
+        return batch_id, f"{WORDS[self.kind].format(self.ts[at].item())} in batch {batch_id}"
 
     def first_after(self, batch_id: int, first: date, last: date) -> tuple[int, date] | None:
         """The first batch after `batch_id` that changed a date from `first` to `last`, and it."""
@@ -62,14 +70,16 @@ class Changes:
 class Stored:
     """What is stored: partitions, market sessions, what each batch changed, what is sealed.
 
-    `changes` are those of prices and sessions; features depend on the ages of symbols and, if
-    quant.toml says so, on memberships besides.
+    `changes` of prices and sessions reach features and labels; those of `ages` and, if
+    quant.toml uses them, of `memberships` only features. `missed` dates stay out for good.
     """
 
     keys: list[str]
     sessions: list[date]
     changes: Changes
-    feature_changes: Changes
+    ages: Changes
+    memberships: Changes | None
+    missed: Changes
     sealed: set[str]
 
     @property
@@ -92,18 +102,20 @@ def _read_stored(ws: Workspace, con: Connection) -> Stored:
     sessions = [row["ts"] for row in known if row["is_session"]]
     if not sessions:
         raise NoData("No session is stored yet. Run `quant ingest PATH`, or `quant demo`.")
-    used = ["memberships"] if ws.settings.universe.memberships else []
+    uses_members = ws.settings.universe.memberships
     return Stored(
         # Through the newest date, session or not: what was made for it may be stale.
         keys=ws.grid.keys(ws.grid.key(sessions[0]), ws.grid.key(known[-1]["ts"])),
         sessions=sessions,
-        changes=Changes.read(con, ["prices"]),
-        feature_changes=Changes.read(con, ["prices", "ages", *used]),
+        changes=Changes.read(con, "prices"),
+        ages=Changes.read(con, "ages"),
+        memberships=Changes.read(con, "memberships") if uses_members else None,
+        missed=Changes.read(con, "missed"),
         sealed=sealed_keys(con),
     )
 
 
-def latest(batches: Iterable[Batch]) -> dict[tuple[str, str, str], Batch]:
+def latest(batches: Iterable[Written]) -> dict[tuple[str, str, str], Written]:
     """Batches by (table, partition, task)."""
     return {(b.table_name, b.partition_key, b.task_id): b for b in batches}
 
@@ -116,35 +128,102 @@ def stale_data(
 ) -> dict[str, dict[str, str]]:
     """Why partitions of each data asset have to be computed (again): asset -> partition -> why.
 
-    A partition is stale if prices changed since on a date that it reaches, its look-back
+    A partition is stale if something changed since on a date that it reaches, its look-back
     included, if settings that decide its rows changed, or if what it is made from was written
-    after it. Looks at all partitions and tasks, if none are named.
+    after it. Looks at all partitions and tasks, if none are named, and always at the features of
+    the earlier partitions that their examples come from.
     """
-    task_ids = [t.task_id for t in tasks or ws.settings.tasks]
-    batches = latest(ws.meta.batches())
-    specs = {
-        "features_daily": ws.feature_set_id,
-        "labels": ws.label_spec_id,
-        "training_frame": frame_spec_id(ws),
-    }
-    reach = reach_of(ws)
+    wanted = stored.keys if keys is None else keys
+    chosen = list(tasks or ws.settings.tasks)
+    sources = _feature_keys(ws, stored, wanted[0], wanted[-1], chosen)
+    span = (sources[0], wanted[-1])
+    batches = latest(b for table in DATA_ASSETS for b in ws.meta.batches(table, span))
     found: dict[str, dict[str, str]] = {asset: {} for asset in DATA_ASSETS}
-    for key in stored.keys if keys is None else keys:
-        start, end = ws.grid.window(key)
-        first = bisect_left(stored.sessions, start)
-        for asset in DATA_ASSETS:
-            ids = ("",) if asset == "features_daily" else task_ids
-            mine = [batches.get((asset, key, t)) for t in ids]
-            back = min(max(first - reach[asset], 0), len(stored.sessions) - 1)
-            earliest = stored.sessions[back]
-            changes = stored.feature_changes if asset == "features_daily" else stored.changes
-            change = changes.newest_between(min(earliest, start), end)
-            why = _why_stale(mine, specs[asset], change)
-            if not why and asset == "training_frame":
-                why = _why_older(mine, batches, found, key, ids)
-            if why:
-                found[asset][key] = why
+    for key in dict.fromkeys([*sources, *wanted]):
+        why = _why_stale(
+            [batches.get(("features_daily", key, ""))],
+            ws.feature_set_id,
+            _changes_of_features(ws, stored, key),
+        )
+        if why:
+            found["features_daily"][key] = why
+    label_span = max(task.label_span for task in ws.settings.tasks)
+    for key in wanted:
+        window = _reach(ws, stored, key, label_span + JUMP_LOOK_BACK)
+        changed = stored.changes.newest_between(*window)
+        mine = [batches.get(("labels", key, t.task_id)) for t in chosen]
+        why = _why_stale(mine, ws.label_spec_id, [changed])
+        if why:
+            found["labels"][key] = why
+        why = _why_frame_stale(ws, stored, batches, found, key, chosen)
+        if why:
+            found["training_frame"][key] = why
     return found
+
+
+def _feature_keys(
+    ws: Workspace, stored: Stored, first: str, last: str, tasks: Sequence[Task]
+) -> list[str]:
+    """Partitions whose features the examples come from that became known in some partitions."""
+    at = bisect_left(stored.sessions, ws.grid.window(first)[0])
+    back = min(max(at - max(t.label_span for t in tasks), 0), len(stored.sessions) - 1)
+    earliest = ws.grid.key(stored.sessions[back])
+    start = min(earliest, first, key=ws.grid.asof)
+    return ws.grid.keys(start, last)
+
+
+def _reach(ws: Workspace, stored: Stored, key: str, n_sessions: int) -> tuple[date, date]:
+    """Dates ``[first, after)`` of a partition and of so many sessions before it."""
+    start, end = ws.grid.window(key)
+    at = bisect_left(stored.sessions, start)
+    back = min(max(at - n_sessions, 0), len(stored.sessions) - 1)
+    return min(stored.sessions[back], start), end
+
+
+def _changes_of_features(ws: Workspace, stored: Stored, key: str) -> list[tuple[int, str] | None]:
+    window = _reach(ws, stored, key, reach_of_features(ws))
+    found = [stored.changes.newest_between(*window), stored.ages.newest_between(*window)]
+    if stored.memberships is not None:
+        found.append(stored.memberships.newest_between(*ws.grid.window(key)))
+    return found
+
+
+def _why_stale(
+    mine: Sequence[Written | None], spec: str, changes: Sequence[tuple[int, str] | None]
+) -> str:
+    for batch in mine:
+        if batch is None:
+            return "missing"
+        if batch.spec_id != spec:
+            return "settings changed"
+        for change in changes:
+            if change is not None and change[0] > batch.price_batch_id:
+                return change[1]
+    return ""
+
+
+def _why_frame_stale(
+    ws: Workspace,
+    stored: Stored,
+    batches: dict[tuple[str, str, str], Written],
+    found: dict[str, dict[str, str]],
+    key: str,
+    tasks: Sequence[Task],
+) -> str:
+    mine = [batches.get(("training_frame", key, t.task_id)) for t in tasks]
+    why = _why_stale(mine, frame_spec_id(ws), [])
+    if why:
+        return why
+    sources = _feature_keys(ws, stored, key, key, tasks)
+    stale = [k for k in sources if k in found["features_daily"]]
+    if stale or key in found["labels"]:
+        return f"features of {stale[0]} are stale" if stale else "labels are stale"
+    made_from = [batches.get(("features_daily", k, "")) for k in sources]
+    for batch, task in zip(mine, tasks, strict=True):
+        for source in [*made_from, batches.get(("labels", key, task.task_id))]:
+            if batch and source and source.id > batch.id:
+                return "features or labels were written later"
+    return ""
 
 
 def require_fresh(ws: Workspace, con: Connection, keys: Sequence[str], task: Task) -> None:
@@ -160,40 +239,8 @@ def require_fresh(ws: Workspace, con: Connection, keys: Sequence[str], task: Tas
             )
 
 
-def reach_of(ws: Workspace) -> dict[str, int]:
-    """Sessions before a partition whose prices its rows may depend on, by data asset."""
+def reach_of_features(ws: Workspace) -> int:
+    """Sessions before a session whose prices its features or its universe may depend on."""
     universe = ws.settings.universe
-    features = max(look_back(ws.features), universe.value_sessions, universe.min_sessions)
-    labels = max(task.label_span for task in ws.settings.tasks)
-    return {
-        "features_daily": features + JUMP_LOOK_BACK,
-        "labels": labels + JUMP_LOOK_BACK,
-        "training_frame": 0,
-    }
-
-
-def _why_stale(mine: Sequence[Batch | None], spec: str, change: tuple[int, date] | None) -> str:
-    for batch in mine:
-        if batch is None:
-            return "missing"
-        if batch.spec_id != spec:
-            return "settings changed"
-        if change is not None and change[0] > batch.price_batch_id:
-            return f"prices of {change[1]} changed in batch {change[0]}"
-    return ""
-
-
-def _why_older(
-    mine: Sequence[Batch | None],
-    batches: dict[tuple[str, str, str], Batch],
-    found: dict[str, dict[str, str]],
-    key: str,
-    tasks: Sequence[str],
-) -> str:
-    if any(key in found[asset] for asset in ("features_daily", "labels")):
-        return "features or labels are stale"
-    for batch, task in zip(mine, tasks, strict=True):
-        sources = [batches.get(("features_daily", key, "")), batches.get(("labels", key, task))]
-        if batch and any(s and (s.id or 0) > (batch.id or 0) for s in sources):
-            return "features or labels were written later"
-    return ""
+    windows = max(look_back(ws.features), universe.value_sessions, universe.min_sessions)
+    return windows + JUMP_LOOK_BACK

@@ -23,6 +23,7 @@ from quant_pipeline.defs.describe import (
     markdown,
     mean,
     split,
+    tell_of_ingest,
     total,
     window,
 )
@@ -58,7 +59,7 @@ def _market(grid: Grid) -> list[dg.AssetsDefinition]:
         start, end = window(context)
         pulled = pull_sources(workspace)
         if pulled is not None:
-            context.log.info(f"Ingested {pulled.source}: {pulled}")
+            tell_of_ingest(context, pulled)
         revalidate(workspace, start, end)
         publish_prices(workspace)
         described = describe_prices(workspace, context.partition_keys)

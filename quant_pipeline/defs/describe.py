@@ -7,6 +7,7 @@ import dagster as dg
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from quant_pipeline.chain.ingest import IngestReport
 from quant_pipeline.chain.seal import judge_until, waiting_message
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.market.labels import REASONS
@@ -38,12 +39,25 @@ def split(
         yield key, rows.filter(pc.and_(pc.greater_equal(days, start), pc.less(days, end)))
 
 
+def tell_of_ingest(context: dg.AssetExecutionContext, report: IngestReport) -> None:
+    """Log what an ingest did, and record the partitions it changed that are not the run's own."""
+    context.log.info(f"Ingested {report.source}: {report}")
+    for problem in report.problems:
+        context.log.warning(f"Not read: {problem}")
+    for key in set(report.changed_keys) - set(context.partition_keys):
+        metadata = {"batch_id": report.batch_id}
+        context.instance.report_runless_asset_event(
+            dg.AssetMaterialization(context.asset_key, partition=key, metadata=metadata)
+        )
+
+
 def describe_labels(rows: pa.Table) -> dict[str, Any]:
     """Labels, their mean, and the bars without one by reason."""
+    mean_label = pc.mean(rows["label"]).as_py()
     n_by_reason = {reason: pc.sum(pc.equal(rows["reason"], reason)).as_py() for reason in REASONS}
     return {
         "rows": len(rows) - sum(n or 0 for n in n_by_reason.values()),
-        "mean_label": pc.mean(rows["label"]).as_py() or float("nan"),
+        "mean_label": float("nan") if mean_label is None else mean_label,
         **{f"without_label/{reason}": n or 0 for reason, n in n_by_reason.items()},
     }
 

@@ -8,7 +8,7 @@ one transaction of the series store, under its lock.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from quant_pipeline.chain.workspace import Workspace, Writing
 from quant_pipeline.errors import StoreError
 from quant_pipeline.ml.gate import require_complete
 from quant_pipeline.settings import Home
+from quant_pipeline.stores.schema import NEWEST
 from quant_pipeline.stores.series import (
     Connection,
     columns_of,
@@ -31,6 +32,7 @@ from quant_pipeline.stores.series import (
     fetch_row,
     insert,
     query,
+    read_sessions,
     registered,
 )
 
@@ -157,8 +159,8 @@ def replace_window(
     else:
         with registered(con, "first_rows", rows):
             con.execute(f"CREATE TABLE {table} AS SELECT * FROM first_rows")
-    made_from = (rows.schema.metadata or {}).get(b"price_batch_id", writing.price_batch_id)
-    _record(ws, replace(writing, price_batch_id=int(made_from)), context, table, rows, column)
+    known = min(made_from(rows), writing.price_batch_id)
+    _record(ws, replace(writing, price_batch_id=known), context, table, rows, column)
 
 
 def _record(
@@ -199,26 +201,40 @@ def _require_sessions(
 ) -> None:
     """Refuse an output that lacks a session with bars: it would erase what is stored."""
     sessions = con.execute(
-        "SELECT DISTINCT ts FROM prices_daily WHERE ts >= ? AND ts < ? ORDER BY ts", [start, end]
+        "SELECT DISTINCT ts FROM prices_as_of(?) WHERE ts >= ? AND ts < ? ORDER BY ts",
+        [made_from(rows), start, end],
     ).fetchall()
     present = {str(day) for day in pc.unique(rows[column]).to_pylist()}
     require_complete(table, [str(day) for (day,) in sessions], present, "quant backfill")
 
 
+def made_from(rows: pa.Table) -> int:
+    """The newest batch of prices that rows know; what came later is no reason to refuse them."""
+    return int((rows.schema.metadata or {}).get(b"price_batch_id", NEWEST))
+
+
 def _require_some(
     ws: Workspace, con: Connection, table: str, rows: pa.Table, start: date, end: date
 ) -> None:
-    """Refuse no labels at all for a window with sessions, but for the first sessions of all."""
-    n_by_end, n_inside = fetch_row(
-        con,
-        "SELECT count(*), count(*) FILTER (ts >= ?) FROM sessions WHERE is_session AND ts < ?",
-        [start, end],
-    )
+    """Refuse no labels at all for a window in which outcomes of some bars became known."""
+    if len(rows):
+        return
+    batch_id = made_from(rows)
+    sessions = read_sessions(con, None, end - timedelta(days=1), batch_id)["ts"].to_pylist()
     span = min(task.label_span for task in ws.settings.tasks)
-    if n_inside and n_by_end > span and not len(rows):
+    labelled = [sessions[i - span] for i in range(span, len(sessions)) if sessions[i] >= start]
+    if not labelled:
+        return
+    n_bars = fetch_row(
+        con,
+        "SELECT count(*) FROM prices_as_of(?) WHERE ts IN (SELECT unnest(?))",
+        [batch_id, labelled],
+    )[0]
+    if n_bars:
         raise StoreError(
-            f"No rows for {table} between {start} and {end} (exclusive), which has {n_inside} "
-            "sessions: that would erase what is stored. Nothing was written."
+            f"No rows for {table} between {start} and {end} (exclusive), but the outcomes of "
+            f"{n_bars} bars became known there: that would erase what is stored. Nothing was "
+            "written."
         )
 
 

@@ -88,10 +88,15 @@ def fill_data(runner: Runner, stored: Stored) -> dict[str, list[str]]:
     """Compute missing or stale partitions of the data assets, from the first price on."""
     stale = {a: list(why) for a, why in stale_data(runner.workspace, stored).items() if why}
     if stale:
-        keys = sorted({key for found in stale.values() for key in found}, key=stored.keys.index)
-        runner.progress(f"features, labels and frame of {keys[0]} to {keys[-1]}", 0, 1)
-        runner.materialize([a for a in DATA_ASSETS if a in stale], keys[0], keys[-1])
-        runner.progress("features, labels and frame", 1, 1)
+        grid = runner.workspace.grid
+        keys = {key for found in stale.values() for key in found}
+        pieces = stretches(runner.workspace, list(keys))
+        for i, (first, last) in enumerate(pieces):
+            runner.progress(f"features, labels and frame of {first} to {last}", i, len(pieces))
+            within = set(grid.keys(first, last))
+            assets = [a for a in DATA_ASSETS if within.intersection(stale.get(a, ()))]
+            runner.materialize(assets, first, last)
+        runner.progress("features, labels and frame", len(pieces), len(pieces))
     return stale
 
 
@@ -137,11 +142,9 @@ def close_and_score(runner: Runner, first: date, last: date, tasks: Sequence[Tas
         )
     keys = ws.grid.keys(ws.grid.key(first), ws.grid.key(last))
     fill_data(runner, stored)
-    before = dict.fromkeys(partition_before(ws.grid, stored.sessions, key) for key in keys)
-    tried = {(m.task_id, m.partition_key) for m in ws.meta.models()}
-    tried |= {(r.task_id, r.partition_key) for r in ws.meta.refusals()}
-    untried = [k for k in before if k and any((t.task_id, k) not in tried for t in tasks)]
-    train(runner, missing_models(ws, stored, untried, tasks)[0])
+    undecided = [k for k in keys if any(not ws.meta.champion(t.task_id, k) for t in tasks)]
+    before = dict.fromkeys(partition_before(ws.grid, stored.sessions, key) for key in undecided)
+    train(runner, missing_models(ws, stored, [k for k in before if k], tasks)[0])
     score(runner, [*outdated_scores(ws, keys[0], tasks), *keys], tasks)
     return keys
 

@@ -76,7 +76,12 @@ def _show_prices(report: IngestReport) -> None:
     if report.n_rejected.get("no_session"):
         typer.echo(
             "  no_session: too few symbols have a bar on that date; kept, and taken in once "
-            "enough of the others come"
+            "enough of the others come, unless its window is sealed by then"
+        )
+    for day in report.missed_sessions:
+        typer.echo(
+            f"  {day} would be a session, but its window was sealed without it: its bars stay out. "
+            "`quant prices restated --reach` lists what does not know it"
         )
     counts = (
         (report.n_late, "of the new, in windows that were sealed before: restatements"),

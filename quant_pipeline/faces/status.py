@@ -10,7 +10,7 @@ from quant_pipeline.chain.prices import count_prices
 from quant_pipeline.chain.seal import judge_until, read_counts, waiting_message
 from quant_pipeline.chain.stale import Stored, read_stored, stale_data
 from quant_pipeline.chain.workspace import Workspace
-from quant_pipeline.errors import NoData
+from quant_pipeline.errors import NoData, SettingsError
 from quant_pipeline.faces.output import print_table
 from quant_pipeline.market.calendars import closed_sessions
 from quant_pipeline.market.closing import judge_coverage
@@ -63,12 +63,7 @@ def _find_late(ws: Workspace, stored: Stored) -> list[str]:
     today, last = ws.today(), stored.last_session
     name = ws.settings.sessions.calendar
     if name:
-        missing = closed_sessions(name, last + timedelta(days=1), today)
-        if missing:
-            late.append(
-                f"{name} had {len(missing)} sessions after {last}, the newest stored: "
-                f"{_some_days(missing)}."
-            )
+        late += _missing_sessions(name, last, today)
     elif (today - last).days > OLD_DAYS:
         late.append(
             f"The newest session, {last}, is {(today - last).days} days old. "
@@ -83,6 +78,19 @@ def _find_late(ws: Workspace, stored: Stored) -> list[str]:
     if empty:
         late.append(f"Sessions of {name} without any bar: {_some_days(empty)}.")
     return late
+
+
+def _missing_sessions(name: str, last: date, today: date) -> list[str]:
+    try:
+        missing = closed_sessions(name, last + timedelta(days=1), today)
+    except SettingsError as error:  # the calendar ends before today
+        return [str(error)]
+    if not missing:
+        return []
+    return [
+        f"{name} had {len(missing)} sessions after {last}, the newest stored: "
+        f"{_some_days(missing)}."
+    ]
 
 
 def _some_days(days: list[date]) -> str:

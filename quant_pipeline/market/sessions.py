@@ -44,9 +44,11 @@ def find_sessions(
         elif listed is not None and listed[d]:
             is_session[d] = True
         else:
-            n_active = int(np.count_nonzero(last_seen >= d - active_dates))
-            is_enough = 0 < len(present) >= min_share * n_active
-            is_session[d] = is_enough and (listed is None or n_active > 0)
+            is_active = last_seen >= d - active_dates
+            n_active = int(np.count_nonzero(is_active))
+            n_present = int(np.count_nonzero(is_active[present]))
+            is_first = n_active == 0 and listed is None and len(present) > 0
+            is_session[d] = is_first or 0 < n_present >= min_share * n_active
         if is_session[d]:
             last_seen[present] = d
     return is_session

@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
-from sqlalchemy import JSON, URL, Column, Engine, UniqueConstraint, event
+from sqlalchemy import JSON, URL, Column, Engine, UniqueConstraint, event, func
 from sqlalchemy.pool import NullPool
 from sqlmodel import Field, Session, SQLModel, col, create_engine, select
 
@@ -98,6 +98,32 @@ class Batch(SQLModel, table=True):
     written_at: datetime
 
 
+class Written(NamedTuple):
+    """What later steps need to know of a written slice."""
+
+    id: int
+    table_name: str
+    partition_key: str
+    task_id: str
+    n_rows: int
+    digest: str
+    price_batch_id: int
+    spec_id: str
+
+
+class Trained(NamedTuple):
+    """What a choice of models needs to know of each."""
+
+    model_id: str
+    task_id: str
+    partition_key: str
+    asof: date
+    status: str
+    recipe: str
+    price_batch_id: int
+    first_ts: date
+
+
 class HomeFact(SQLModel, table=True):
     """A setting that a used home may not change."""
 
@@ -176,6 +202,15 @@ class MetaStore:
             session.add(model)
             return model
 
+    def trained(self, task_id: str | None = None) -> list[Trained]:
+        """Models in the order of `models`, without their metrics and settings."""
+        columns = [getattr(Model, name) for name in Trained._fields]
+        wanted = select(*columns).order_by(col(Model.asof), col(Model.seq))
+        if task_id is not None:
+            wanted = wanted.where(Model.task_id == task_id)
+        with self.reading() as session:
+            return [Trained(*row) for row in session.exec(wanted)]
+
     def refusals(self, task_id: str | None = None) -> list[Refusal]:
         """As-ofs without a model, oldest first."""
         wanted = select(Refusal).order_by(col(Refusal.asof), col(Refusal.id))
@@ -231,20 +266,23 @@ class MetaStore:
                     batch.status = "committed"
                     session.add(batch)
 
-    def batches(self, table: str | None = None, key: str | None = None) -> list[Batch]:
-        """The newest committed batch of each (table, partition, task); of one table or partition.
+    def batches(
+        self, table: str | None = None, keys: tuple[str, str] | None = None
+    ) -> list[Written]:
+        """The newest committed batch of each (table, partition, task), oldest first.
 
-        In the order in which these were first written.
+        Of one table, or of partitions from the first to the last of `keys`, if they are given.
         """
-        wanted = select(Batch).where(Batch.status == "committed").order_by(col(Batch.id))
+        newest = select(func.max(Batch.id)).where(Batch.status == "committed")
         if table is not None:
-            wanted = wanted.where(Batch.table_name == table)
-        if key is not None:
-            wanted = wanted.where(Batch.partition_key == key)
+            newest = newest.where(Batch.table_name == table)
+        if keys is not None:  # ISO dates sort like time
+            newest = newest.where(col(Batch.partition_key).between(*keys))
+        newest = newest.group_by(Batch.table_name, Batch.partition_key, Batch.task_id)
+        columns = [getattr(Batch, name) for name in Written._fields]
+        wanted = select(*columns).where(col(Batch.id).in_(newest)).order_by(col(Batch.id))
         with self.reading() as session:
-            rows = session.exec(wanted)
-            newest = {(b.table_name, b.partition_key, b.task_id): b for b in rows}
-        return list(newest.values())
+            return [Written(*row) for row in session.exec(wanted)]
 
     def require_fact(self, name: str, value: str, *, keep: bool = True) -> None:
         """Remember a fact of this home at first use, if `keep`; refuse another value later."""

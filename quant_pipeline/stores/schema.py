@@ -61,6 +61,7 @@ CREATE MACRO renames_as_of(b) AS TABLE
 CREATE VIEW bars AS FROM bars_as_of({NEWEST});
 CREATE VIEW sessions AS FROM sessions_as_of({NEWEST});
 CREATE VIEW prices_daily AS FROM prices_as_of({NEWEST});
+CREATE VIEW memberships AS FROM memberships_as_of({NEWEST});
 CREATE VIEW prices_rejected AS
     FROM rows_rejected UNION ALL BY NAME
     SELECT v.batch_id, b.source, v.symbol, CAST(v.ts AS VARCHAR) AS ts,
@@ -98,13 +99,13 @@ CREATE TABLE walkforward_folds (
 CREATE TABLE predictions (
     symbol VARCHAR NOT NULL, ts DATE NOT NULL, model_id VARCHAR NOT NULL,
     task_id VARCHAR NOT NULL, score DOUBLE NOT NULL, generated_at TIMESTAMPTZ NOT NULL,
-    "asof" DATE NOT NULL, origin VARCHAR NOT NULL, score_percentile DOUBLE NOT NULL,
+    "asof" DATE NOT NULL, origin VARCHAR NOT NULL,
     price_batch_id BIGINT NOT NULL, PRIMARY KEY (symbol, ts, task_id, model_id),
     CHECK ("asof" < ts));
 CREATE TABLE predictions_shadow (
     symbol VARCHAR NOT NULL, ts DATE NOT NULL, model_id VARCHAR NOT NULL,
     task_id VARCHAR NOT NULL, score DOUBLE NOT NULL, generated_at TIMESTAMPTZ NOT NULL,
-    "asof" DATE NOT NULL, origin VARCHAR NOT NULL, score_percentile DOUBLE NOT NULL,
+    "asof" DATE NOT NULL, origin VARCHAR NOT NULL,
     price_batch_id BIGINT NOT NULL, PRIMARY KEY (symbol, ts, task_id, model_id),
     CHECK ("asof" < ts));
 CREATE TABLE prediction_outcomes (
