@@ -373,8 +373,28 @@ def test_a_given_date_format_is_the_only_one(tmp_path: Path) -> None:
 
 def test_years_of_two_digits_need_the_users_word(tmp_path: Path) -> None:
     path = write(tmp_path / "A.csv", BARE + ROW.replace("2020-01-02", "02/01/20"))
-    assert deliver(path) == ([], "no date could be read, as '02/01/20': see --date-format")
+    rows, note = deliver(path)
+    assert rows == []
+    assert note.startswith("no date could be read, as '02/01/20': ")
+    assert "--date-format" in note
     assert deliver(path, date_format="%d/%m/%y")[0][0]["ts"] == date(2020, 1, 2)
+
+
+def test_three_decimals_after_a_comma_are_not_thousands(tmp_path: Path) -> None:
+    """49,600 in every price, or one 1233,710 among them: nothing says that these are thousands."""
+    head = "date;open;high;low;close;volume\n"
+    alone = "".join(f"2015-02-0{d};49,600;49,790;49,270;49,470;3736201\n" for d in range(2, 7))
+    mixed = head + alone + "2015-02-09;1233,710;1240,100;1230,200;1239,300;900\n"
+    for text in (head + alone, mixed):
+        path = tmp_path / "AAA.csv"
+        path.write_text(text)
+        with pytest.raises(SourceError, match="decimal comma in .* or more, as in 49,600"):
+            read_prices(path, Reading())
+        rows = read_prices(path, Reading(decimal=","))
+        assert rows["open"].iloc[0] == "49.600"
+    thousands = 'date,open,high,low,close,volume\n2015-02-02,"1,600.5","1,700","1,500","1,650",9\n'
+    path.write_text(thousands)
+    assert read_prices(path, Reading())["open"].tolist() == ["1,600.5"]
 
 
 def test_a_decimal_comma_is_read_if_told_and_never_taken_for_thousands(tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ class IngestReport:
     n_restated: int = 0
     n_unchanged: int = 0
     n_rejected: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, str] = field(default_factory=dict)
     n_late: int = 0
     n_relinked: int = 0
     n_rebased: int = 0
@@ -136,6 +137,7 @@ def _store(
     prices = validated.prices
     report.n_symbols = len(pc.unique(prices["symbol"]))
     report.n_rejected = {k: n for k, n in validated.counts.items() if n}
+    report.examples = _examples(validated.rejected)
     n_stored = _store_rejected(con, validated.rejected, names, batch_id)
     if len(prices):
         decision = decide_sessions(con, ws, [prices])
@@ -163,6 +165,16 @@ def _store(
         report.batch_id = batch_id
     if report.batch_id is not None:
         record_batch(con, "prices", report)
+
+
+def _examples(rejected: pd.DataFrame) -> dict[str, str]:
+    """The first row of each reason, as it was delivered."""
+    first = rejected.drop_duplicates("reason")
+    found = {}
+    for row in first.to_dict("records"):
+        values = [str(row[name])[:40] for name in PRICE_SCHEMA.names if not pd.isna(row[name])]
+        found[str(row["reason"])] = ", ".join(values)[:120]
+    return found
 
 
 def moved_first_bars(before: dict[str, date], now: dict[str, date]) -> list[date]:

@@ -174,7 +174,10 @@ def ingest(
     with progress() as tell:
         report = ingest_and_report(ws, paths, reading, kind, tell)  # type: ignore[arg-type]
     emit(vars(report), as_json, lambda: show_report(report, kind))  # type: ignore[arg-type]
-    if report.problems:
+    is_in_vain = report.n_read > 0 and report.n_read == sum(report.n_rejected.values())
+    if is_in_vain:
+        say("No row of this delivery could be stored as a price.")
+    if report.problems or is_in_vain:
         raise typer.Exit(1)
 
 

@@ -11,6 +11,7 @@ from quant_pipeline.chain.ingest_lists import ingest_memberships, ingest_renames
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.defs.reporting import Progress, report_prices
 from quant_pipeline.errors import SourceError
+from quant_pipeline.faces.output import count
 from quant_pipeline.stores.sources import Reading
 
 Kind = Literal["prices", "memberships", "renames"]
@@ -60,12 +61,13 @@ def show_report(report: IngestReport, kind: Kind = "prices") -> None:
 def _show_prices(report: IngestReport) -> None:
     n_rejected = sum(report.n_rejected.values())
     typer.echo(
-        f"Read {report.n_read:,} rows of {report.n_symbols:,} symbols: {report.n_new:,} new, "
-        f"{report.n_restated:,} restated, {report.n_unchanged:,} unchanged, "
+        f"Read {count(report.n_read, 'row')} of {count(report.n_symbols, 'symbol')}: "
+        f"{report.n_new:,} new, {report.n_restated:,} restated, {report.n_unchanged:,} unchanged, "
         f"{n_rejected:,} rejected."
     )
     for reason, n in report.n_rejected.items():
-        typer.echo(f"  rejected {reason}: {n:,}")
+        example = report.examples.get(reason, "")
+        typer.echo(f"  rejected {reason}: {n:,}" + (f", first: {example}" if example else ""))
     if report.n_rejected.get("before_grid_start"):
         typer.echo("  To use older prices, set grid.start in quant.toml of a new home.")
     if report.n_rejected.get("conflicting_duplicate"):
@@ -87,15 +89,16 @@ def _show_prices(report: IngestReport) -> None:
         (report.n_late, "of the new, in windows that were sealed before: restatements"),
         (report.n_rebased, "of the unchanged, re-based by a constant"),
         (report.n_relinked, "besides, stored bars whose index moved with a restated one"),
-        (report.n_new_sessions, "new sessions"),
+        (report.n_new_sessions, "new sessions" if report.n_new_sessions > 1 else "new session"),
     )
     for n, what in counts:
         if n:
             typer.echo(f"  {n:,} {what}")
     if report.n_tied_by_close:
         typer.echo(
-            f"  {report.n_tied_by_close:,} symbols came without any bar that is stored: a dividend "
-            "or split in between is a return now. Deliver the last sessions again with the new one"
+            f"  {count(report.n_tied_by_close, 'symbol')} with adj_close came without any bar that "
+            "is stored already, and hang on it by closes: a dividend or split in between would "
+            "count as a return. Deliver the last two sessions or more each time"
         )
     for row in report.restated[:3]:
         change = f"close {row['old_close']:g} -> {row['close']:g}"

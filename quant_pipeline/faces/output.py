@@ -55,6 +55,15 @@ def cell(value: Any) -> str:
     return str(value)
 
 
+def count(n: int, word: str) -> str:
+    """A number with its word.
+
+    >>> count(1, "row"), count(1200, "symbol")
+    ('1 row', '1,200 symbols')
+    """
+    return f"{n:,} {word}" + ("" if n == 1 else "s")
+
+
 def say(text: str = "") -> None:
     """Tell a person how things go, apart from results."""
     typer.echo(text, err=True)

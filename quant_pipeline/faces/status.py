@@ -71,12 +71,17 @@ def _find_late(ws: Workspace, stored: Stored) -> list[str]:
         )
     with ws.series.reading("status") as con:
         counts = read_counts(con)
+        waiting = con.execute(
+            "SELECT ts, n_bars FROM sessions WHERE NOT is_session AND ts > ? ORDER BY ts", [last]
+        ).fetchall()
     last_counted, usual = judge_coverage(counts)
     if last_counted.n_bars < ws.settings.seal.coverage * usual:
         late.append(f"{last} has {last_counted.n_bars} of {usual:g} usual bars so far.")
-    empty = [s.ts for s in counts[-60:] if not s.n_bars]
+    for ts, n_bars in waiting[-3:]:
+        late.append(f"{ts} has {n_bars} of {usual:g} usual bars: no session yet.")
+    empty = [s.ts for s in counts if not s.n_bars]
     if empty:
-        late.append(f"Sessions of {name} without any bar: {_some_days(empty)}.")
+        late.append(f"Without any bar are these sessions of {name}: {_some_days(empty[::-1])}.")
     return late
 
 

@@ -220,6 +220,12 @@ def count_decimal_commas(text: pa.Array) -> tuple[int, int]:
     return n_sure, pc.sum(pc.match_substring(bare, ",")).as_py() or 0
 
 
+def count_thousands(text: pa.Array) -> int:
+    """How many texts can only be numbers with commas between thousands: 1,234.5 or 1,234,567."""
+    bare = pc.utf8_trim_whitespace(text)
+    return pc.sum(pc.match_substring_regex(bare, r"[0-9],[0-9]{2,3}[.,][0-9]")).as_py() or 0
+
+
 def _day_of(year: int, month: int, day: int) -> int | None:
     try:
         return day_number(date(year, month, day))

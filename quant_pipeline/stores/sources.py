@@ -21,6 +21,7 @@ from quant_pipeline.market.columns import PRICE_COLUMNS, map_columns, show_names
 from quant_pipeline.market.text_values import (
     check_date_format,
     count_decimal_commas,
+    count_thousands,
     find_date_format,
     iso,
     normalize_symbol,
@@ -320,7 +321,10 @@ def _with_plain_dates(table: pa.Table, path: Path, told: str) -> tuple[pa.Table,
         n_days += day is not None or (is_iso and not told)
     note = "" if told or not date_format else f"dates read as {date_format}"
     if not n_days:
-        note = f"no date could be read, as {show_names(delivered[:1])!r}: see --date-format"
+        note = (
+            f"no date could be read, as {show_names(delivered[:1])!r}: a bar of a day has a date, "
+            "or midnight in its own zone; other ways to write it: --date-format"
+        )
     if not date_format:
         return table, note
     plain = pa.array(texts, pa.string()).take(encoded.indices)
@@ -333,21 +337,39 @@ def _as_text(value: object) -> str:
 
 def _with_plain_numbers(table: pa.Table, path: Path, decimal: Literal[".", ","]) -> pa.Table:
     """Text columns of numbers with a decimal point; SourceError if they surely have a comma."""
-    for i, name in enumerate(table.column_names):
-        column = table[name]
-        is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
-        if name in ("symbol", "ts") or not is_text or not len(column):
-            continue
-        if decimal == ",":
-            table = table.set_column(i, name, with_decimal_point(column))
-        elif pc.any(pc.match_substring(column.slice(0, SAMPLE_ROWS), ",")).as_py():
-            n_sure, n_commas = count_decimal_commas(column)
-            if 2 * n_sure > n_commas:
-                raise SourceError(
-                    f"Table {path.name} has a decimal comma in {n_sure} values of column {name}. "
-                    "Read it with --decimal , (then 1.234,56 is a number and 1.5 is none)."
-                )
+    texts = [
+        name
+        for name, column in zip(table.column_names, table.columns, strict=True)
+        if name not in ("symbol", "ts") and len(column)
+        and (pa.types.is_string(column.type) or pa.types.is_large_string(column.type))
+    ]  # fmt: skip
+    if decimal == ",":
+        for name in texts:
+            place = table.column_names.index(name)
+            table = table.set_column(place, name, with_decimal_point(table[name]))
+        return table
+    with_commas = [
+        name
+        for name in texts
+        if pc.any(pc.match_substring(table[name].slice(0, SAMPLE_ROWS), ",")).as_py()
+    ]
+    # 49,600 may be forty-nine point six: somewhere it has to be plain that commas part thousands.
+    is_plain = any(count_thousands(table[name]) for name in with_commas)
+    for name in with_commas:
+        n_sure, n_commas = count_decimal_commas(table[name])
+        is_all = name != "volume" and n_commas == len(table)
+        if 2 * n_sure > n_commas or (not is_plain and (n_sure or is_all)):
+            raise SourceError(
+                f"Table {path.name} has a decimal comma in {max(n_sure, 1)} values of column "
+                f"{name} or more, as in {show_names(_with_comma(table[name]))}. Read it with "
+                "--decimal , (then 1.234,56 is a number and 1.5 is none)."
+            )
     return table
+
+
+def _with_comma(column: pa.ChunkedArray) -> list[str]:
+    found = column.filter(pc.match_substring(column, ","))
+    return [str(value) for value in found.slice(0, 2).to_pylist()]
 
 
 # --- Parquet
