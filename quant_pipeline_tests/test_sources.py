@@ -388,7 +388,7 @@ def test_three_decimals_after_a_comma_are_not_thousands(tmp_path: Path) -> None:
     for text in (head + alone, mixed):
         path = tmp_path / "AAA.csv"
         path.write_text(text)
-        with pytest.raises(SourceError, match="decimal comma in .* or more, as in 49,600"):
+        with pytest.raises(SourceError, match=r"decimal comma in .* or more, as in 49,600"):
             read_prices(path, Reading())
         rows = read_prices(path, Reading(decimal=","))
         assert rows["open"].iloc[0] == "49.600"
