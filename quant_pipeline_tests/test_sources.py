@@ -179,9 +179,9 @@ def test_parquet_written_by_pandas_with_a_date_index(tmp_path: Path) -> None:
         (HEADER.encode() + b"x" * 100_000, r"more than 65536 bytes \(line 2\)"),
         (b"x," * 5000, "5001 fields"),
         (b"PAR1 and so on", "damaged Parquet"),
-        (gzip.compress(b"date,open\n" * 99)[:-9], "damaged gzip"),
-        (gzip.compress(b"date,open\n") + b"tail", "damaged gzip"),
-        (gzip.compress(bytes(4 << 20)), "200 times its size"),
+        (gzip.compress(b"date,open\n" * 99, mtime=0)[:-9], "damaged gzip"),
+        (gzip.compress(b"date,open\n", mtime=0) + b"tail", "damaged gzip"),
+        (gzip.compress(bytes(4 << 20), mtime=0), "200 times its size"),
         (b"date,open\n" * (READING.max_bytes // 10 + 1), "more than the limit"),
     ],
 )
