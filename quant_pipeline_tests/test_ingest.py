@@ -682,3 +682,21 @@ def test_a_bad_file_stops_no_other(home):
     report = ingest(made.workspace, [folder], Reading(), TODAY)
     assert (report.n_read, report.n_new, len(report.problems)) == (20, 20, 1)
     assert len(daily(made)) == 20
+
+
+@pytest.mark.parametrize("n_around", [0, 1, 3])
+def test_a_corrected_bar_changes_the_returns_into_and_out_of_its_session(home, n_around):
+    """Delivered alone or first of some: all its prices, not the scale of all bars, were wrong."""
+    bars = make_bars(12, "ABC")
+    bars["adj_close"] = bars["close"]
+    days = dates_of(bars)
+    wrong = bars.copy()
+    is_wrong = (wrong["symbol"] == "A") & (wrong["ts"] == days[5])
+    for name in ("open", "high", "low", "close", "adj_close"):
+        wrong.loc[is_wrong, name] *= 1.03
+    made, right = fresh(home), fresh(home)
+    made.ingest(wrong)
+    right.ingest(bars)
+    report = made.ingest(of(on(bars, *days[5 : 6 + n_around]), "A"))
+    assert (report.n_restated, report.n_unchanged) == (1, n_around)
+    require_equal(daily(made), daily(right))

@@ -170,10 +170,20 @@ def _gross_returns(given: Bars) -> Floats:
 def _find_anchor(
     stored: Bars, given: Bars, s: Ints, g: Ints, shape_change: Floats, tolerance: float
 ) -> tuple[int, float]:
-    """The row that the delivery hangs on, and the index there."""
+    """The row that the delivery hangs on, and the index there.
+
+    Best is one that is stored alike, traded value included: a whole bar that was corrected has
+    its shape, too. If a single bar is all there is to compare, and only its traded value differs,
+    it is a correction; of several, it is their scale.
+    """
     same = np.flatnonzero(_is_same(shape_change, tolerance))
+    alike = same[~_value_differs(stored, given, s, g, tolerance)[same]]
+    if len(alike) or len(same) > 1:
+        i = int(alike[0] if len(alike) else same[0])
+        return i, float(stored.index[s[i]])
     if len(same):
-        return int(same[0]), float(stored.index[s[same[0]]])
+        i = int(same[0])
+        return i, float(stored.index[s[i]] * (given.close[g[i]] / stored.close[s[i]]))
     common = np.flatnonzero((s >= 0) & (g >= 0))
     if len(common):
         i = int(common[0])
