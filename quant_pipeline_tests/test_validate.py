@@ -23,7 +23,6 @@ from quant_pipeline.market.validate import (
     Validated,
     normalize_symbol,
     parse_day,
-    reject,
     validate_rows,
 )
 
@@ -348,37 +347,10 @@ def test_renamed_tickers_are_one_symbol_before_duplicates_are_judged() -> None:
     ]
 
 
-@settings(deadline=None, max_examples=60)
-@given(tables, st.data())
-def test_prices_moved_to_the_rejected_read_back_the_same(
-    rows: pd.DataFrame, data: st.DataObject
-) -> None:
-    rows = rows.assign(file=np.arange(len(rows)))
-    before = check(rows)
-    assert before.files is not None
-    mask = np.array(data.draw(st.lists(st.booleans(), min_size=before.n_valid,
-                                       max_size=before.n_valid)), np.bool_)  # fmt: skip
-    after = reject(before, mask, "no_session")
-    by_place = reject(before, np.flatnonzero(mask), "no_session")
-    assert by_place.prices.equals(after.prices)
-    assert after.n_read == after.n_valid + len(after.rejected) == before.n_read
-    assert (
-        after.counts["no_session"]
-        == mask.sum()
-        == sum(after.counts.values()) - sum(before.counts.values())
-    )
-    assert list(after.rejected) == [*PRICE_COLUMNS, "file", "reason"]
-    assert after.files is not None
-    files = sorted([*after.files.tolist(), *after.rejected["file"].tolist()])
-    assert files == list(range(len(rows)))
-    moved = after.rejected.iloc[len(before.rejected) :]
-    assert check(moved).prices.equals(before.prices.filter(pa.array(mask)))
-
-
-def test_rows_without_a_file_are_rejected_without_one() -> None:
-    result = check(pd.DataFrame([bar(), bar(symbol="B", close="null")]))
-    assert result.files is None
-    assert list(reject(result, np.array([0]), "no_session").rejected) == [*PRICE_COLUMNS, "reason"]
+def test_rejected_rows_tell_their_file_if_the_delivery_did() -> None:
+    rows = pd.DataFrame([bar(), bar(symbol="B", close="null")])
+    assert list(check(rows).rejected) == [*PRICE_COLUMNS, "reason"]
+    assert check(rows.assign(file=[3, 7])).rejected["file"].tolist() == [7]
 
 
 def test_missing_adj_close_is_null_and_never_nan() -> None:

@@ -1,6 +1,6 @@
 """Which delivered rows are prices: everything else is set aside, with its reason."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date
 from typing import Any, Literal
 
@@ -24,7 +24,6 @@ __all__ = [
     "Validated",
     "normalize_symbol",
     "parse_day",
-    "reject",
     "validate_rows",
 ]
 
@@ -64,14 +63,13 @@ class Validated:
     `prices` follows PRICE_SCHEMA, sorted by symbol and ts, each pair once; adj_close is null
     where none was delivered. `rejected` keeps the values as text and in the order of delivery,
     with a `reason`; `counts` has every reason, in REASONS' order, also those that never occurred.
-    If the rows told their `file`, rejected rows keep it and `files` has that of each price.
+    If the rows told their `file`, rejected rows keep it.
     """
 
     prices: pa.Table
     rejected: pd.DataFrame
     counts: dict[str, int]
     n_read: int
-    files: npt.NDArray[np.int32] | None = None
 
     @property
     def n_valid(self) -> int:
@@ -128,42 +126,6 @@ def validate_rows(
         rejected=_rejected(rows, reason, files),
         counts=dict(zip(REASONS, counts.tolist(), strict=True)),
         n_read=len(rows),
-        files=None if files is None else files[kept],
-    )
-
-
-def reject(validated: Validated, rows: Bools | Ints, reason: str) -> Validated:
-    """Move prices to the rejected rows: those of a mask, or at given places.
-
-    They come after all others, by symbol and ts. Numbers become the text that reads back as the
-    same float64, and a renamed ticker stays its permanent id.
-    """
-    is_moved = np.zeros(validated.n_valid, np.bool_)
-    is_moved[rows] = True
-    n_moved = int(is_moved.sum())
-    counts = {**validated.counts, reason: validated.counts[reason] + n_moved}
-    if n_moved == 0:
-        return replace(validated, counts=counts)
-    moved = validated.prices.filter(pa.array(is_moved))
-    columns: dict[str, Any] = {
-        "symbol": moved["symbol"].to_pylist(),
-        "ts": [ts.isoformat() for ts in moved["ts"].to_pylist()],
-    }
-    for name in PRICE_COLUMNS[2:]:
-        columns[name] = [None if v is None else repr(v) for v in moved[name].to_pylist()]
-    frame = pd.DataFrame({c: pd.array(v, dtype="str") for c, v in columns.items()})
-    files = validated.files
-    if files is not None:
-        frame["file"] = files[is_moved]
-        files = files[~is_moved]
-    frame["reason"] = pd.array([reason] * n_moved, dtype="str")
-    parts = [validated.rejected, frame] if len(validated.rejected) else [frame]
-    return replace(
-        validated,
-        prices=validated.prices.filter(pa.array(~is_moved)),
-        rejected=pd.concat(parts, ignore_index=True)[list(validated.rejected)],
-        counts=counts,
-        files=files,
     )
 
 

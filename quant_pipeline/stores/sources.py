@@ -14,7 +14,6 @@ from typing import Literal
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from quant_pipeline.errors import SourceError
 from quant_pipeline.market.columns import PRICE_COLUMNS, map_columns, show_names
@@ -33,11 +32,11 @@ from quant_pipeline.stores.csv_files import (
     HEADER_LINES,
     MAX_COLUMNS,
     MAX_LINE_BYTES,
-    FindColumns,
     NoHeader,
     find_header,
     read_csv,
 )
+from quant_pipeline.stores.parquet_files import read_parquet
 
 SUFFIXES = (".csv", ".csv.gz", ".gz", ".parquet")
 MAX_GZIP_RATIO = 200
@@ -52,9 +51,6 @@ LIMITS = (
     f"the header too; the header within the first {HEADER_LINES} lines."
 )
 """What is refused for its size, for the help of the command."""
-
-
-_UNNAMED_INDEX = {"__index_level_0__": "date"}
 
 
 @dataclass(frozen=True)
@@ -234,7 +230,7 @@ def _read(path: Path, reading: Reading) -> tuple[pd.DataFrame, str]:
     content = read_content(path, reading.max_bytes)
     find = partial(_find_columns, path=path, reading=reading)
     if content[:4] == b"PAR1":
-        table, bad_lines, notes = _read_parquet(content, path, find, reading.max_bytes), [], []
+        table, bad_lines, notes = read_parquet(content, path, find, reading.max_bytes), [], []
     else:
         text = read_csv(content, path, find, reading.header)
         table, bad_lines, notes = text.columns, text.bad_lines, [text.note]
@@ -370,57 +366,3 @@ def _with_plain_numbers(table: pa.Table, path: Path, decimal: Literal[".", ","])
 def _with_comma(column: pa.ChunkedArray) -> list[str]:
     found = column.filter(pc.match_substring(column, ","))
     return [str(value) for value in found.slice(0, 2).to_pylist()]
-
-
-# --- Parquet
-
-
-def _read_parquet(content: bytes, path: Path, find: FindColumns, max_bytes: int) -> pa.Table:
-    try:
-        file = pq.ParquetFile(pa.BufferReader(content))
-        names = file.schema_arrow.names
-        if len(names) > MAX_COLUMNS:
-            raise SourceError(f"{path} has {len(names)} columns (limit: {MAX_COLUMNS}).")
-        found = find([_UNNAMED_INDEX.get(name, name) for name in names])
-        if found["ts"] not in names:
-            found["ts"] = "__index_level_0__"
-        groups = range(file.metadata.num_row_groups)
-        n_bytes = sum(file.metadata.row_group(i).total_byte_size for i in groups)
-        n_bytes = max(n_bytes, 8 * len(found) * file.metadata.num_rows)
-        if n_bytes > max_bytes:
-            raise SourceError(
-                f"{path} unpacks to {n_bytes} bytes, more than the limit of {max_bytes}. "
-                "Split it or raise ingest.max_file_mib."
-            )
-        table = file.read(columns=list(dict.fromkeys(found.values())))
-        columns = {c: _plain(table[name], c, path) for c, name in found.items()}
-    except (pa.ArrowException, OSError) as error:
-        what = str(error).splitlines()[0]
-        raise SourceError(f"{path} is a damaged Parquet file ({what}). Get it again.") from error
-    return pa.table(columns)
-
-
-def _plain(column: pa.ChunkedArray, canonical: str, path: Path) -> pa.ChunkedArray:
-    """Text, dates and numbers as they are; a symbol as text; anything else is an error."""
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-        column = column.cast(kind)
-    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    is_whole = pa.types.is_integer(kind)
-    is_number = is_whole or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
-    if canonical == "symbol" and (is_text or is_whole):
-        return column.cast(pa.string())
-    if canonical == "ts" and (is_text or is_number or pa.types.is_date(kind)):
-        return column
-    if canonical == "ts" and pa.types.is_timestamp(kind):
-        return column
-    if canonical not in ("symbol", "ts"):
-        if is_text:
-            return column
-        if is_number or pa.types.is_null(kind):
-            return column.cast(pa.float64(), safe=False)
-    raise SourceError(
-        f"Table {path.name} has {kind} in column {canonical}, which cannot be read as such. "
-        f"Choose another one with --column {canonical}=NAME."
-    )
