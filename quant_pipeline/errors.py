@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+MOST_NAMES = 20
+
 
 class QuantError(Exception):
     """Base of all errors that end a command with one clear message and exit code 1."""
@@ -18,6 +20,10 @@ class SourceError(QuantError):
 
 class NoData(QuantError):
     """What was asked for is not stored."""
+
+
+class FeatureError(QuantError):
+    """A feature, or the bars it is to be made from, cannot be used."""
 
 
 class NotEnoughHistory(QuantError):
@@ -53,4 +59,6 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     near = get_close_matches(name, names, n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
-    return f"No {kind} {name}.{hint} Known: {', '.join(names) or 'none'}."
+    shown = names[:MOST_NAMES] if len(names) > MOST_NAMES else names
+    more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
+    return f"No {kind} {name}.{hint} Known: {', '.join(shown) or 'none'}{more}."

@@ -149,11 +149,13 @@ class LabelSettings(Section):
 
 
 class FeatureSettings(Section):
-    """Which features are computed."""
+    """Which features are computed, and how much history a row of them needs."""
 
-    set: Literal["core"] = "core"
+    set: Literal["alpha158", "core"] = "alpha158"
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    modules: tuple[Annotated[str, Field(pattern=IDENTIFIER)], ...] = ()
+    min_sessions: int = Field(default=60, ge=1)
 
 
 class Task(Section):

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from quant_pipeline.errors import SettingsError
+from quant_pipeline.market.feature_matrix import compute_matrix, spans_jump
 from quant_pipeline.market.features import (
     FEATURE_SETS,
     INPUTS,
@@ -24,9 +25,7 @@ from quant_pipeline.market.features import (
     Feature,
     choose_features,
     compute_features,
-    compute_matrix,
     look_back,
-    spans_jump,
 )
 from quant_pipeline.settings import FeatureSettings
 

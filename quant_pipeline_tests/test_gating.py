@@ -66,7 +66,7 @@ def test_training_refuses_restated_history_before_anything_is_written(used, mark
     restated["low"] *= 0.9
     assert used.ingest(restated).n_restated == len(restated)
     was = used.state()
-    stale = r"features_daily is stale in 6 of 12 .* first 2016-02: prices of 2016-02-10 changed in "
+    stale = r"features_daily is stale in 5 of 12 .* first 2016-02: prices of 2016-02-10 changed in "
     with pytest.raises(GateError, match=stale + r"batch 2\. Run `quant backfill --from"):
         used.run(["lgbm_model"], "2016-07")
     used.run(["features_daily", "labels"], "2016-02", "2016-08")
@@ -149,14 +149,14 @@ def test_a_changed_feature_set_is_refused_or_rebuilt_and_never_mixed(used):
     assert used.state() == was
     used.run(DATA, "2015-06", "2016-08")
     used.run(LEARNING, "2016-07")
-    names = [name for name in FEATURE_SETS["core"] if name != "KMID"]
+    names = [name for name in FEATURE_SETS["alpha158"] if name != "KMID"]
     newest = used.workspace.meta.models()[-1]
     assert (newest.partition_key, newest.features) == ("2016-07", names)
     assert len(used.model_ids()["2016-07", "up_5d"]) == 2
 
 
 def test_a_changed_universe_is_refused_or_rebuilt_and_never_mixed(used):
-    used.change_settings("min_sessions = 20", "min_sessions = 130")
+    used.change_settings("[universe]\nmin_sessions = 20", "[universe]\nmin_sessions = 130")
     was = used.state()
     for asset in LEARNING:
         with pytest.raises(GateError, match="other features or another universe"):

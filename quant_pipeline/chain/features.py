@@ -1,5 +1,6 @@
 """features_daily and labels: rows of a range of partitions, computed from stored bars."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 
@@ -11,13 +12,16 @@ from quant_pipeline.chain.lists import read_memberships
 from quant_pipeline.chain.panel import Panel, read_panel
 from quant_pipeline.chain.workspace import Workspace, price_batch_id
 from quant_pipeline.errors import NoData
-from quant_pipeline.market.features import compute_matrix, look_back, spans_jump
+from quant_pipeline.market.feature_matrix import compute_matrix, spans_jump
+from quant_pipeline.market.features import AnyFeature, look_back
 from quant_pipeline.market.labels import Labels, make_labels
 from quant_pipeline.market.universe import find_covered, find_members
 from quant_pipeline.settings import Task
-from quant_pipeline.stores.series import Connection
+from quant_pipeline.stores.series import Connection, count_bars
 
 Bools = npt.NDArray[np.bool_]
+# Values of features that are held at once: 158 features of 500 symbols over five years.
+BLOCK_VALUES = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -29,36 +33,88 @@ class FeatureRows:
     spans_jump: Bools
 
 
+def features_in_blocks(
+    ws: Workspace, keys: Sequence[str]
+) -> Iterator[tuple[list[str], FeatureRows]]:
+    """Features of consecutive partitions, some at a time: memory does not grow with history.
+
+    Each block is computed when it is asked for, all of them from the same batch of prices.
+    """
+    first, before = ws.grid.window(keys[0])[0], ws.grid.window(keys[-1])[1]
+    with ws.series.reading("features") as con:
+        batch_id = price_batch_id(con)
+        n_bars = count_bars(con, first, before, batch_id)
+    most = BLOCK_VALUES / len(ws.features)
+    block: list[str] = []
+    n_block = 0
+    for key in keys:
+        start, end = ws.grid.window(key)
+        n_key = sum(n for ts, n in n_bars.items() if start <= ts < end)
+        if block and n_block + n_key > most:
+            yield block, _features_of(ws, block, batch_id)
+            block, n_block = [], 0
+        block.append(key)
+        n_block += n_key
+    yield block, _features_of(ws, block, batch_id)
+
+
+def _features_of(ws: Workspace, keys: Sequence[str], batch_id: int) -> FeatureRows:
+    first, before = ws.grid.window(keys[0])[0], ws.grid.window(keys[-1])[1]
+    return features_between(ws, first, before, batch_id)
+
+
 def features_between(
-    ws: Workspace, first: date, before: date, batch_id: int | None = None
+    ws: Workspace,
+    first: date,
+    before: date,
+    batch_id: int | None = None,
+    features: Sequence[AnyFeature] | None = None,
 ) -> FeatureRows:
     """Features of every bar on a session in ``[first, before)``, known at its close.
 
-    Columns symbol, ts, the features (float32) and in_universe, sorted by ts, symbol; from the
-    newest prices, or from those of a batch. NaN where a window spans a flagged jump.
+    Columns symbol, ts, the features (float32), in_universe and lacks_history (in the universe
+    but for features.min_sessions), sorted by ts, symbol; those of quant.toml from the newest
+    prices, unless others or another batch are given. NaN where a window spans a flagged jump.
     """
-    features = ws.features
+    features = ws.features if features is None else features
     needed = max(look_back(features), ws.settings.universe.value_sessions)
     with ws.series.reading("features") as con:
         batch_id = price_batch_id(con) if batch_id is None else batch_id
         panel = read_panel(con, first, before, needed, ws.settings.jumps, batch_id)
-        members = _members(con, ws, panel, batch_id)
-    values = compute_matrix(panel.symbol, panel.session, panel.columns, features, panel.is_jump)
+        is_wanted = panel.ts >= np.datetime64(first)
+        members = _members(con, ws, panel, is_wanted, batch_id)
+    age = panel.session - panel.first_session[panel.symbol] + 1
+    has_history = age >= ws.settings.features.min_sessions
+    matrix = compute_matrix(
+        panel.symbol,
+        panel.session,
+        panel.columns,
+        features,
+        panel.is_jump,
+        panel.first_session,
+        is_wanted,
+        members & has_history,
+    ).T
     spans = spans_jump(panel.symbol, panel.session, panel.is_jump, look_back(features))
-    keep = np.flatnonzero(panel.ts >= np.datetime64(first))
-    kept = keep[np.lexsort((panel.symbol[keep], panel.session[keep]))]
+    wanted = np.flatnonzero(is_wanted)
+    by_session = np.lexsort((panel.symbol[wanted], panel.session[wanted]))
+    kept = wanted[by_session]
     columns = {
         "symbol": pa.array(panel.symbols[panel.symbol[kept]], pa.string()),
         "ts": pa.array(panel.ts[kept], pa.date32()),
     }
-    for j, feature in enumerate(features):
-        columns[feature.name] = pa.array(values[kept, j], pa.float32())
-    columns["in_universe"] = pa.array(members[kept])
+    for feature, values in zip(features, matrix, strict=True):
+        values[:] = values[by_session]  # in place: Arrow takes it as it lies
+        columns[feature.name] = pa.array(values, pa.float32())
+    columns["in_universe"] = pa.array((members & has_history)[kept])
+    columns["lacks_history"] = pa.array((members & ~has_history)[kept])
     rows = _made_from(batch_id, pa.table(columns))
     return FeatureRows(rows, panel.is_jump[kept], spans[kept])
 
 
-def _members(con: Connection, ws: Workspace, panel: Panel, batch_id: int) -> Bools:
+def _members(
+    con: Connection, ws: Workspace, panel: Panel, is_wanted: Bools, batch_id: int
+) -> Bools:
     """Which bars are in the universe, by history, traded value and, if asked for, membership."""
     members = find_members(
         panel.symbol,
@@ -66,6 +122,7 @@ def _members(con: Connection, ws: Workspace, panel: Panel, batch_id: int) -> Boo
         panel.traded_value,
         panel.first_session,
         ws.settings.universe,
+        is_wanted,
     )
     if ws.settings.universe.memberships:
         code = {name: i for i, name in enumerate(panel.symbols)}

@@ -56,6 +56,7 @@ _MANIFEST = pa.schema(
         ("n_no_exit_bar", pa.int64()),
         ("n_suspect_jump", pa.int64()),
         ("n_outside_universe", pa.int64()),
+        ("n_short_history", pa.int64()),
         ("n_without_features", pa.int64()),
         ("feature_set_id", pa.string()),
         ("fingerprint", pa.string()),
@@ -74,6 +75,7 @@ def _manifests(
         con,
         "SELECT l.known_at, count(l.label) AS n_labels, "
         "count(f.symbol) FILTER (l.reason IS NULL) AS n_with, "
+        "count(*) FILTER (l.reason IS NULL AND f.lacks_history) AS n_short_history, "
         "count(*) FILTER (l.reason = 'no_entry_bar') AS n_no_entry_bar, "
         "count(*) FILTER (l.reason = 'no_exit_bar') AS n_no_exit_bar, "
         "count(*) FILTER (l.reason = 'suspect_jump') AS n_suspect_jump "
@@ -88,6 +90,7 @@ def _manifests(
     for key in keys:
         part = in_window(found, *ws.grid.window(key))
         ts = found.ts[part]
+        n_short = totals[key]["n_short_history"]
         rows.append(
             {
                 "partition_key": key,
@@ -100,7 +103,8 @@ def _manifests(
                 "n_no_entry_bar": totals[key]["n_no_entry_bar"],
                 "n_no_exit_bar": totals[key]["n_no_exit_bar"],
                 "n_suspect_jump": totals[key]["n_suspect_jump"],
-                "n_outside_universe": totals[key]["n_with"] - len(ts),
+                "n_outside_universe": totals[key]["n_with"] - len(ts) - n_short,
+                "n_short_history": n_short,
                 "n_without_features": totals[key]["n_labels"] - totals[key]["n_with"],
                 "feature_set_id": ws.feature_set_id,
                 "fingerprint": fingerprints[key],

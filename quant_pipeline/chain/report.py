@@ -1,18 +1,19 @@
 """How scores did against chance and against trivial scores, on the same rows."""
 
-from collections.abc import Callable, Sequence
-from datetime import date
+from collections.abc import Callable, Iterator, Sequence
+from datetime import date, timedelta
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from quant_pipeline.chain.features import features_between
 from quant_pipeline.chain.learn import read_examples, read_folds
 from quant_pipeline.chain.panel import days
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.errors import DegenerateData
-from quant_pipeline.market.features import TRIVIAL_SCORES
+from quant_pipeline.market.features import KNOWN, TRIVIAL_SCORES
 from quant_pipeline.ml.metrics import (
     information_coefficient,
     newey_west_se,
@@ -22,6 +23,7 @@ from quant_pipeline.ml.metrics import (
 from quant_pipeline.ml.score import score_rows
 from quant_pipeline.ml.train import Examples, train_model
 from quant_pipeline.settings import Task
+from quant_pipeline.stores.series import query, registered
 
 BASELINE_EVERY = 4
 BASELINE_SEED = 7
@@ -51,10 +53,8 @@ def compare(
     permuted = _permuted(ws, task, baseline_keys, last, tell)
     if permuted is not None:
         rows.append(_judge(f"{task.task_id}, permuted labels", task, *permuted))
-    table = _trivial(ws, task, first, last)
-    for name, (feature, sign) in TRIVIAL_SCORES.items():
-        score = sign * table[feature].to_numpy().astype(np.float64)
-        rows.append(_judge(name, task, days(table["ts"]), score, table["fwd_return"].to_numpy()))
+    for name, score, ts, fwd_return in _trivial(ws, task, first, last):
+        rows.append(_judge(name, task, ts, score, fwd_return))
     return rows
 
 
@@ -69,15 +69,23 @@ def _scored(ws: Workspace, task: Task, first: date, last: date) -> tuple[Days, F
     return days(table["ts"]), table["score"].to_numpy(), table["fwd_return"].to_numpy()
 
 
-def _trivial(ws: Workspace, task: Task, first: date, last: date) -> pa.Table:
-    names = ", ".join(f'f."{feature}"' for feature, _ in TRIVIAL_SCORES.values())
-    return ws.series.query(
-        f"SELECT f.ts, {names}, l.fwd_return FROM features_daily f JOIN labels l "
-        "USING (symbol, ts) WHERE l.reason IS NULL AND f.in_universe AND l.task_id = ? "
-        "AND f.ts >= ? AND f.ts <= ? "
-        "ORDER BY f.ts, f.symbol",
-        [task.task_id, first, last],
-    )
+def _trivial(
+    ws: Workspace, task: Task, first: date, last: date
+) -> Iterator[tuple[str, Floats, Days, Floats]]:
+    """Each trivial score with sessions and returns, whatever features the models use."""
+    features = [KNOWN[feature] for feature, _ in TRIVIAL_SCORES.values()]
+    made = features_between(ws, first, last + timedelta(days=1), features=features).rows
+    names = ", ".join(f.name for f in features)
+    with ws.series.reading("baseline") as con, registered(con, "made", made):
+        rows = query(
+            con,
+            f"SELECT m.ts, {names}, l.fwd_return FROM made m JOIN labels l USING (symbol, ts) "
+            "WHERE l.reason IS NULL AND m.in_universe AND l.task_id = ? ORDER BY m.ts, m.symbol",
+            [task.task_id],
+        )
+    for name, (feature, sign) in TRIVIAL_SCORES.items():
+        score = sign * rows[feature].to_numpy().astype(np.float64)
+        yield name, score, days(rows["ts"]), rows["fwd_return"].to_numpy()
 
 
 def _permuted(

@@ -242,5 +242,5 @@ def require_fresh(ws: Workspace, con: Connection, keys: Sequence[str], task: Tas
 def reach_of_features(ws: Workspace) -> int:
     """Sessions before a session whose prices its features or its universe may depend on."""
     universe = ws.settings.universe
-    windows = max(look_back(ws.features), universe.value_sessions, universe.min_sessions)
-    return windows + JUMP_LOOK_BACK
+    history = max(universe.min_sessions, ws.settings.features.min_sessions)
+    return max(look_back(ws.features), universe.value_sessions, history) + JUMP_LOOK_BACK

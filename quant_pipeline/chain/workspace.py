@@ -4,18 +4,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from typing import TYPE_CHECKING
+from functools import cached_property
 
+from quant_pipeline.chain.own_features import OwnFeatures, load_own_features
 from quant_pipeline.errors import NoData
+from quant_pipeline.market.features import AnyFeature, choose_features
 from quant_pipeline.market.grid import Grid
 from quant_pipeline.settings import Home, Settings, Task, digest, load_settings
 from quant_pipeline.stores.meta import Batch, MetaStore, utc_now
 from quant_pipeline.stores.model_files import ModelFiles
 from quant_pipeline.stores.published import Published
 from quant_pipeline.stores.series import Connection, SeriesStore, fetch_row, read_sessions
-
-if TYPE_CHECKING:
-    from quant_pipeline.market.features import Feature
 
 FIXED = {
     "grid": ("cadence", "start", "timezone"),
@@ -49,18 +48,22 @@ class Workspace:
             grid=Grid(settings.grid.cadence, settings.grid.start),
         )
 
-    @property
-    def features(self) -> "tuple[Feature, ...]":
-        from quant_pipeline.market.features import choose_features  # numba, only when needed
+    @cached_property
+    def features(self) -> tuple[AnyFeature, ...]:
+        """The features that quant.toml asks for, those of its modules tried out."""
+        return choose_features(self.settings.features, self._own_features.features)
 
-        return choose_features(self.settings.features)
+    @cached_property
+    def _own_features(self) -> OwnFeatures:
+        return load_own_features(self.home, self.settings.features.modules)
 
     @property
     def feature_set_id(self) -> str:
         """Identifies the features and the universe that a row of features_daily was made with."""
         features = [(f.name, f.formula, f.window) for f in self.features]
         s = self.settings
-        return digest(features, s.universe, s.sessions, s.jumps)
+        own = self._own_features.sha256
+        return digest(features, own, s.features.min_sessions, s.universe, s.sessions, s.jumps)
 
     @property
     def label_spec_id(self) -> str:

@@ -5,9 +5,8 @@ from typing import Any
 
 import dagster as dg
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from quant_pipeline.chain.features import features_between, labels_between
+from quant_pipeline.chain.features import features_in_blocks, labels_between
 from quant_pipeline.chain.frame import write_manifests
 from quant_pipeline.chain.ingest import pull_sources
 from quant_pipeline.chain.learn import train_or_refuse, write_folds
@@ -16,6 +15,7 @@ from quant_pipeline.chain.predict import describe, publish_predictions, score_pa
 from quant_pipeline.chain.prices import describe_prices, publish_prices, revalidate
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.defs.describe import (
+    describe_features,
     describe_labels,
     describe_model,
     for_each_partition,
@@ -27,6 +27,7 @@ from quant_pipeline.defs.describe import (
     total,
     window,
 )
+from quant_pipeline.defs.io_manager import Blocks
 from quant_pipeline.errors import DegenerateData, NotEnoughHistory
 
 BULK = dg.BackfillPolicy.single_run()
@@ -70,20 +71,15 @@ def _market(grid: Grid) -> list[dg.AssetsDefinition]:
               backfill_policy=BULK, deps=["prices_daily"],
               metadata={"partition_expr": "ts", "key": ["symbol", "ts"],
                         "rows_expected_with_prices": True})  # fmt: skip
-    def features_daily(context: dg.AssetExecutionContext, workspace: WorkspaceParam) -> pa.Table:
+    def features_daily(context: dg.AssetExecutionContext, workspace: WorkspaceParam) -> Blocks:
         """What was known of a symbol at the close of a session of the partition."""
-        found = features_between(workspace, *window(context))
-        counted = found.rows.select(["symbol", "ts", "in_universe"])
-        counted = counted.append_column("is_jump", pa.array(found.is_jump))
-        counted = counted.append_column("spans_jump", pa.array(found.spans_jump))
-        for_each_partition(context, {
-            key: {"rows": len(part), "symbols": len(pc.unique(part["symbol"])),
-                  "in_universe": pc.sum(part["in_universe"]).as_py() or 0,
-                  "flagged_jumps": pc.sum(part["is_jump"]).as_py() or 0,
-                  "rows_that_span_a_jump": pc.sum(part["spans_jump"]).as_py() or 0}
-            for key, part in split(workspace, counted, "ts", context.partition_keys)
-        })  # fmt: skip
-        return found.rows
+
+        def described() -> Iterator[tuple[list[str], pa.Table]]:
+            for keys, found in features_in_blocks(workspace, context.partition_keys):
+                for_each_partition(context, describe_features(workspace, found, keys))
+                yield keys, found.rows
+
+        return Blocks(described())
 
     @dg.asset(partitions_def=grid, group_name="market", kinds={"duckdb"}, pool="series",
               backfill_policy=BULK, deps=["prices_daily"],
@@ -114,8 +110,8 @@ def _learning(grid: Grid) -> list[dg.AssetsDefinition]:
         for row in manifests:
             described.setdefault(row["partition_key"], {}).update(
                 {f"{row['task_id']}/{name}": row[name] for name in
-                 ("n_rows", "n_outside_universe", "n_without_features", "n_no_entry_bar",
-                  "n_no_exit_bar", "n_suspect_jump", "fingerprint")}
+                 ("n_rows", "n_outside_universe", "n_short_history", "n_without_features",
+                  "n_no_entry_bar", "n_no_exit_bar", "n_suspect_jump", "fingerprint")}
             )  # fmt: skip
         for_each_partition(context, described)
         return dg.MaterializeResult(metadata={"manifests": len(manifests)})

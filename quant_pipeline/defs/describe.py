@@ -7,6 +7,7 @@ import dagster as dg
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from quant_pipeline.chain.features import FeatureRows
 from quant_pipeline.chain.ingest import IngestReport
 from quant_pipeline.chain.seal import judge_until, waiting_message
 from quant_pipeline.chain.workspace import Workspace
@@ -49,6 +50,24 @@ def tell_of_ingest(context: dg.AssetExecutionContext, report: IngestReport) -> N
         context.instance.report_runless_asset_event(
             dg.AssetMaterialization(context.asset_key, partition=key, metadata=metadata)
         )
+
+
+def describe_features(
+    workspace: Workspace, found: FeatureRows, keys: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Rows, members and jumps of each partition."""
+    counted = found.rows.select(["symbol", "ts", "in_universe", "lacks_history"])
+    counted = counted.append_column("is_jump", pa.array(found.is_jump))
+    counted = counted.append_column("spans_jump", pa.array(found.spans_jump))
+    names = {
+        "in_universe": "in_universe", "short_history": "lacks_history", "flagged_jumps": "is_jump",
+        "rows_that_span_a_jump": "spans_jump",
+    }  # fmt: skip
+    return {
+        key: {"rows": len(part), "symbols": len(pc.unique(part["symbol"])),
+              **{name: pc.sum(part[column]).as_py() or 0 for name, column in names.items()}}
+        for key, part in split(workspace, counted, "ts", keys)
+    }  # fmt: skip
 
 
 def describe_labels(rows: pa.Table) -> dict[str, Any]:

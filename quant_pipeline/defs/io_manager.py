@@ -2,12 +2,13 @@
 
 dagster-duckdb's own one deletes and inserts in two autocommits, swaps reordered columns, stores
 rows outside the partition, and lets an empty frame erase one. Here delete, insert and checks are
-one transaction of the series store, under its lock.
+one transaction of the series store, under its lock. An output may come in blocks of partitions,
+each computed before the store is opened and stored in a transaction of its own.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,13 @@ from quant_pipeline.stores.series import (
     read_sessions,
     registered,
 )
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Rows of all partitions of a run, some partitions at a time, made when they are asked for."""
+
+    blocks: Iterator[tuple[list[str], pa.Table]]
 
 
 class SeriesIOManager(DuckDBIOManager):
@@ -65,21 +73,20 @@ class SeriesIOManager(DuckDBIOManager):
 
 
 class SeriesClient(DuckDbClient):
-    """Connects through the series store: a write is one recorded transaction."""
+    """Connects through the series store; to write, the handler opens it when rows are there."""
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
-        self.writing: Writing | None = None
 
     @contextmanager
-    def connect(self, context: Any, table_slice: TableSlice) -> Iterator[Connection]:  # type: ignore[override]
+    def connect(  # type: ignore[override]
+        self, context: Any, table_slice: TableSlice
+    ) -> Iterator[Connection | None]:
         if isinstance(context, dg.InputContext):
             with self.workspace.series.reading(table_slice.table) as con:
                 yield con
-            return
-        with self.workspace.writing(table_slice.table, context.run_id) as writing:
-            self.writing = writing
-            yield writing.con
+        else:
+            yield None
 
     @staticmethod
     def ensure_schema_exists(context: Any, table_slice: TableSlice, connection: Any) -> None:
@@ -108,15 +115,23 @@ class ArrowHandler(DbTypeHandler[pa.Table]):
 
     @property
     def supported_types(self) -> Sequence[type]:
-        return [pa.Table]
+        return [pa.Table, Blocks]
 
     def handle_output(
-        self, context: dg.OutputContext, table_slice: TableSlice, obj: pa.Table, connection: Any
+        self,
+        context: dg.OutputContext,
+        table_slice: TableSlice,
+        obj: pa.Table | Blocks,
+        connection: Any,
     ) -> dict[str, Any]:
-        writing = self.client.writing
-        assert writing is not None  # connect() runs first
-        replace_window(self.client.workspace, writing, context, table_slice, obj)
-        return {"dagster/row_count": len(obj)}
+        ws, keys = self.client.workspace, list(context.asset_partition_keys)
+        blocks = obj.blocks if isinstance(obj, Blocks) else iter([(keys, obj)])
+        n_rows = 0
+        for part, rows in blocks:
+            with ws.writing(table_slice.table, context.run_id) as writing:
+                replace_window(ws, writing, context, table_slice, part, rows)
+            n_rows += len(rows)
+        return {"dagster/row_count": n_rows}
 
     def load_input(
         self, context: dg.InputContext, table_slice: TableSlice, connection: Any
@@ -135,12 +150,13 @@ def replace_window(
     writing: Writing,
     context: dg.OutputContext,
     table_slice: TableSlice,
+    keys: Sequence[str],
     rows: pa.Table,
 ) -> None:
-    """Put rows in the place of a window of a table, or raise and change nothing."""
+    """Put rows in the place of consecutive partitions of a table, or raise and change nothing."""
     con, table = writing.con, table_slice.table
     column = table_slice.partition_dimensions[0].partition_expr  # type: ignore[index]
-    start, end = window_of(table_slice)
+    start, end = ws.grid.window(keys[0])[0], ws.grid.window(keys[-1])[1]
     metadata = context.definition_metadata or {}
     _require_in_window(table, rows, column, start, end)
     if metadata.get("rows_expected_with_prices"):
@@ -150,9 +166,12 @@ def replace_window(
     _require_unique(table, rows, metadata.get("key", ()))
     stored = columns_of(con, table)
     if stored and sorted(stored) != sorted(rows.column_names):
-        _require_whole(con, table, column, start, end, stored, rows.column_names)
+        run = window_of(table_slice)
+        _require_whole(con, table, column, *run, stored, rows.column_names)
         con.execute(f"DROP TABLE {table}")
         stored = []
+        for key in set(context.asset_partition_keys) - set(keys):
+            writing.record(table, key, 0, "", "")  # empty until its block comes
     if stored:
         con.execute(f"DELETE FROM {table} WHERE {column} >= ? AND {column} < ?", [start, end])
         insert(con, table, rows)
@@ -160,20 +179,20 @@ def replace_window(
         with registered(con, "first_rows", rows):
             con.execute(f"CREATE TABLE {table} AS SELECT * FROM first_rows")
     known = min(made_from(rows), writing.price_batch_id)
-    _record(ws, replace(writing, price_batch_id=known), context, table, rows, column)
+    _record(ws, replace(writing, price_batch_id=known), keys, table, rows, column)
 
 
 def _record(
     ws: Workspace,
     writing: Writing,
-    context: dg.OutputContext,
+    keys: Sequence[str],
     table: str,
     rows: pa.Table,
     column: str,
 ) -> None:
     by_task = "task_id" in rows.column_names
     spec = ws.label_spec_id if by_task else ws.feature_set_id
-    for key in context.asset_partition_keys:
+    for key in keys:
         start, end = ws.grid.window(key)
         days = rows[column]
         mine = rows.filter(pc.and_(pc.greater_equal(days, start), pc.less(days, end)))

@@ -7,7 +7,7 @@ A good bar on a date that is no session is a version, too, but not one of prices
 in prices_rejected as no_session, until enough of the other symbols came and the date is one.
 """
 
-VERSION = 2
+VERSION = 3
 NEWEST = 9223372036854775807
 
 TABLES = f"""
@@ -86,7 +86,8 @@ CREATE TABLE training_manifest (
     partition_key VARCHAR NOT NULL, task_id VARCHAR NOT NULL, n_rows BIGINT NOT NULL,
     n_symbols BIGINT NOT NULL, first_ts DATE, last_ts DATE, n_labels BIGINT NOT NULL,
     n_no_entry_bar BIGINT NOT NULL, n_no_exit_bar BIGINT NOT NULL, n_suspect_jump BIGINT NOT NULL,
-    n_outside_universe BIGINT NOT NULL, n_without_features BIGINT NOT NULL,
+    n_outside_universe BIGINT NOT NULL, n_short_history BIGINT NOT NULL,
+    n_without_features BIGINT NOT NULL,
     feature_set_id VARCHAR NOT NULL, fingerprint VARCHAR NOT NULL,
     PRIMARY KEY (partition_key, task_id));
 CREATE TABLE walkforward_folds (
@@ -117,7 +118,7 @@ CREATE TABLE prediction_outcomes (
 
 TRAINING_FRAME = """
 CREATE OR REPLACE VIEW training_frame AS
-    SELECT l.* EXCLUDE (reason), f.* EXCLUDE (symbol, ts, in_universe)
+    SELECT l.* EXCLUDE (reason), f.* EXCLUDE (symbol, ts, in_universe, lacks_history)
     FROM labels l JOIN features_daily f USING (symbol, ts)
     WHERE f.in_universe AND l.reason IS NULL
 """

@@ -219,6 +219,15 @@ def read_prices(
     )
 
 
+def count_bars(con: Connection, first: date, before: date, batch_id: int) -> dict[date, int]:
+    """Bars of each session in ``[first, before)``, as of a batch."""
+    rows = con.execute(
+        "SELECT ts, n_bars FROM sessions_as_of(?) WHERE is_session AND ts >= ? AND ts < ?",
+        [batch_id, first, before],
+    ).fetchall()
+    return dict(rows)
+
+
 def read_first_bars(con: Connection, batch_id: int = schema.NEWEST) -> dict[str, date]:
     """Each symbol's first session with a bar, as of a batch."""
     rows = con.execute(

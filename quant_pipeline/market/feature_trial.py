@@ -1,0 +1,90 @@
+"""Try features on a small made-up market: they may not look ahead, nor further back than said."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from quant_pipeline.errors import FeatureError
+from quant_pipeline.market.feature_kinds import (
+    INPUTS,
+    CrossSection,
+    Feature,
+    KernelColumn,
+    SymbolBars,
+)
+from quant_pipeline.market.feature_matrix import Narrow, call_function
+
+SPARE_SESSIONS = 60
+N_SYMBOLS = 3
+
+
+def require_honest(features: Sequence[Feature | CrossSection]) -> None:
+    """Refuse a feature whose value at a session does not come from its window up to there.
+
+    Each plain function gets made-up symbols with holes, flat stretches and no volume, whole, then
+    up to a session, then from `window` sessions before one: where both have a session, the
+    values have to be the same to the last bit of float32. Raises FeatureError.
+    """
+    for feature in features:
+        base = feature.of if isinstance(feature, CrossSection) else feature
+        if not isinstance(base.compute, KernelColumn):
+            for seed in range(N_SYMBOLS):
+                _try(base, _made_up(base.window + 2 * SPARE_SESSIONS, seed))
+
+
+def _try(feature: Feature, bars: SymbolBars) -> None:
+    n = len(bars.close)
+    before = _copy(bars)
+    with np.errstate(all="ignore"):
+        whole = call_function(feature, bars)
+        if any(not np.array_equal(getattr(bars, i), getattr(before, i), True) for i in INPUTS):
+            raise FeatureError(
+                f"Feature {feature.name} changes the arrays that it is given: others read them, "
+                "too. Copy one before writing to it."
+            )
+        for last in range(0, n - 1, 7):
+            past = call_function(feature, _part(bars, 0, last + 1))
+            _require_same(
+                feature, past, whole[: last + 1], 0, f"with the sessions up to {last} alone than "
+                "with later ones, too: it looks ahead",
+            )  # fmt: skip
+        for t in range(feature.window, n, 11):
+            first = t - feature.window
+            alone = call_function(feature, _part(bars, first, n))[feature.window :]
+            _require_same(
+                feature, alone, whole[t:], t, f"with the sessions from {first} on alone: it uses "
+                f"more than its window of {feature.window} sessions before a session",
+            )  # fmt: skip
+
+
+def _require_same(feature: Feature, part: Narrow, whole: Narrow, start: int, why: str) -> None:
+    differ = np.flatnonzero(~((part == whole) | (np.isnan(part) & np.isnan(whole))))
+    if len(differ):
+        at = int(differ[0])
+        raise FeatureError(
+            f"Feature {feature.name} is refused. Tried on {N_SYMBOLS} made-up symbols, its value "
+            f"of session {start + at} is {part[at]:.9g} instead of {whole[at]:.9g} {why}."
+        )
+
+
+def _made_up(n: int, seed: int) -> SymbolBars:
+    rng = np.random.default_rng([158, seed])
+    close = 20.0 * np.exp(0.02 * rng.standard_normal(n).cumsum())
+    close[n // 3 : n // 3 + 9] = close[n // 3]
+    opened = close * np.exp(0.01 * rng.standard_normal(n))
+    high = np.maximum(opened, close) * (1 + 0.01 * rng.random(n))
+    low = np.minimum(opened, close) * (1 - 0.01 * rng.random(n))
+    volume = np.round(1e5 * np.exp(rng.standard_normal(n)))
+    volume[n // 2 : n // 2 + 4] = 0.0
+    arrays = [opened, high, low, close, volume, (high + low + close) / 3]
+    for values in arrays:  # a few sessions without a bar, not the first one
+        values[1 + rng.permutation(n - 1)[: n // 25] if seed else []] = np.nan
+    return SymbolBars(*arrays)
+
+
+def _part(bars: SymbolBars, first: int, last: int) -> SymbolBars:
+    return SymbolBars(*(getattr(bars, name)[first:last].copy() for name in INPUTS))
+
+
+def _copy(bars: SymbolBars) -> SymbolBars:
+    return _part(bars, 0, len(bars.close))
