@@ -3,16 +3,15 @@
 import sys
 from datetime import date, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from quant_pipeline.errors import QuantError, SettingsError
-from quant_pipeline.faces.output import cell, emit, parse_day, print_table, progress, say
-
-if TYPE_CHECKING:
-    from quant_pipeline.chain.workspace import Workspace
-    from quant_pipeline.settings import Task
+from quant_pipeline.faces.feature_commands import features_app
+from quant_pipeline.faces.model_commands import MODEL_COLUMNS, model_row, models_app
+from quant_pipeline.faces.options import Day, Json, TaskId, chosen, open_workspace
+from quant_pipeline.faces.output import emit, parse_day, print_table, progress, say
 
 app = typer.Typer(
     help="Daily prices in, daily out-of-sample stock scores out. Works in QUANT_HOME (default: "
@@ -22,16 +21,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=True,
 )
-models_app = typer.Typer(help="Trained models.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(models_app, name="models")
+app.add_typer(features_app, name="features")
 prices_app = typer.Typer(
     help="Stored prices and their versions.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(prices_app, name="prices")
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-Day = Annotated[date | None, typer.Option(parser=parse_day, metavar="DATE")]
-TaskId = Annotated[str | None, typer.Option("--task", help="Only this task.")]
 
 
 def main() -> None:
@@ -56,25 +51,6 @@ def _own_cause(error: BaseException) -> QuantError | None:
             return cause
         cause = cause.__cause__ or cause.__context__
     return None
-
-
-def open_workspace() -> "Workspace":
-    """The home that QUANT_HOME names, which must have been made by `quant init`."""
-    from quant_pipeline.chain.workspace import Workspace
-    from quant_pipeline.settings import Home
-
-    home = Home.from_environment()
-    if not home.settings_file.exists():
-        raise SettingsError(
-            f"{home.root} has no quant.toml, so it is no home of quant_pipeline. "
-            "Run `quant init` there, or set QUANT_HOME."
-        )
-    return Workspace.open(home)
-
-
-def chosen(ws: "Workspace", task_id: str | None) -> list["Task"]:
-    """The named task, or all."""
-    return ws.tasks([task_id] if task_id else [])
 
 
 @app.command()
@@ -342,74 +318,6 @@ def predictions(
     }  # fmt: skip
     shown = [{**row, "model": row["model_id"][:12]} for row in rows]
     emit(rows, as_json, lambda: print_table(shown, columns))
-
-
-MODEL_COLUMNS = {
-    "model": "model", "task_id": "task", "asof": "as of", "status": "status", "rows": "rows",
-    "rounds": "rounds", "rank_ic": "RankIC", "rank_ic_se": "± s.e.", "accuracy": "accuracy",
-    "accuracy_base": "base", "auc": "AUC",
-}  # fmt: skip
-
-
-def model_row(model: Any) -> dict[str, Any]:
-    """A model in one line; metrics are of its folds' test windows."""
-    names = ("ic", "ic_se", "rank_ic", "rank_ic_se", "accuracy", "accuracy_base", "precision",
-             "base_rate", "auc")  # fmt: skip
-    return {
-        "model": model.model_id[:12], "model_id": model.model_id, "task_id": model.task_id,
-        "asof": model.asof.isoformat(), "status": model.status, "rows": model.n_rows,
-        "rounds": model.rounds, **{n: model.metrics.get(n) for n in names},
-    }  # fmt: skip
-
-
-@models_app.command("list")
-def list_models(task: TaskId = None, as_json: Json = False) -> None:
-    """List the trained models, oldest as-of first; metrics are of their test windows.
-
-    Example: quant models list --task up_5d
-    """
-    ws = open_workspace()
-    if task:
-        ws.settings.task(task)
-    rows = [model_row(m) for m in ws.meta.models(task)]
-
-    def show() -> None:
-        print_table(rows, MODEL_COLUMNS)
-        if not rows:
-            typer.echo("No model has been trained yet. Run `quant train`, or `quant demo`.")
-
-    emit(rows, as_json, show)
-
-
-@models_app.command("show")
-def show_model(
-    model_id: Annotated[str, typer.Argument(help="An id or a unique beginning of one.")],
-    as_json: Json = False,
-) -> None:
-    """Show everything that is recorded of one model.
-
-    Example: quant models show 3f9a
-    """
-    ws = open_workspace()
-    model = ws.meta.model(model_id)
-    dumped = model.model_dump(mode="json")
-    data = {name: dumped[name] for name in type(model).model_fields}
-
-    def show() -> None:
-        for name, value in data.items():
-            if name == "fold_metrics":
-                typer.echo("folds:")
-                names = ("fold", "train_start", "stop_start", "test_start", "test_end", "n_train",
-                         "n_purged", "rounds", "rank_ic", "rank_ic_se")  # fmt: skip
-                print_table([{n: fold.get(n) for n in names} for fold in value])
-            elif isinstance(value, dict):
-                typer.echo(f"{name}: " + ", ".join(f"{k} {cell(v)}" for k, v in value.items()))
-            elif isinstance(value, list):
-                typer.echo(f"{name}: " + ", ".join(str(v) for v in value))
-            else:
-                typer.echo(f"{name}: {cell(value)}")
-
-    emit(data, as_json, show)
 
 
 @app.command()

@@ -1,0 +1,77 @@
+"""`quant models`: what was trained, and everything that is recorded of it."""
+
+from typing import Annotated, Any
+
+import typer
+
+from quant_pipeline.faces.options import Json, TaskId, open_workspace
+from quant_pipeline.faces.output import cell, emit, print_table
+
+models_app = typer.Typer(help="Trained models.", no_args_is_help=True, rich_markup_mode=None)
+
+MODEL_COLUMNS = {
+    "model": "model", "task_id": "task", "asof": "as of", "status": "status", "rows": "rows",
+    "rounds": "rounds", "rank_ic": "RankIC", "rank_ic_se": "± s.e.", "accuracy": "accuracy",
+    "accuracy_base": "base", "auc": "AUC",
+}  # fmt: skip
+
+
+def model_row(model: Any) -> dict[str, Any]:
+    """A model in one line; metrics are of its folds' test windows."""
+    names = ("ic", "ic_se", "rank_ic", "rank_ic_se", "accuracy", "accuracy_base", "precision",
+             "base_rate", "auc")  # fmt: skip
+    return {
+        "model": model.model_id[:12], "model_id": model.model_id, "task_id": model.task_id,
+        "asof": model.asof.isoformat(), "status": model.status, "rows": model.n_rows,
+        "rounds": model.rounds, **{n: model.metrics.get(n) for n in names},
+    }  # fmt: skip
+
+
+@models_app.command("list")
+def list_models(task: TaskId = None, as_json: Json = False) -> None:
+    """List the trained models, oldest as-of first; metrics are of their test windows.
+
+    Example: quant models list --task up_5d
+    """
+    ws = open_workspace()
+    if task:
+        ws.settings.task(task)
+    rows = [model_row(m) for m in ws.meta.models(task)]
+
+    def show() -> None:
+        print_table(rows, MODEL_COLUMNS)
+        if not rows:
+            typer.echo("No model has been trained yet. Run `quant train`, or `quant demo`.")
+
+    emit(rows, as_json, show)
+
+
+@models_app.command("show")
+def show_model(
+    model_id: Annotated[str, typer.Argument(help="An id or a unique beginning of one.")],
+    as_json: Json = False,
+) -> None:
+    """Show everything that is recorded of one model.
+
+    Example: quant models show 3f9a
+    """
+    ws = open_workspace()
+    model = ws.meta.model(model_id)
+    dumped = model.model_dump(mode="json")
+    data = {name: dumped[name] for name in type(model).model_fields}
+
+    def show() -> None:
+        for name, value in data.items():
+            if name == "fold_metrics":
+                typer.echo("folds:")
+                names = ("fold", "train_start", "stop_start", "test_start", "test_end", "n_train",
+                         "n_purged", "rounds", "rank_ic", "rank_ic_se")  # fmt: skip
+                print_table([{n: fold.get(n) for n in names} for fold in value])
+            elif isinstance(value, dict):
+                typer.echo(f"{name}: " + ", ".join(f"{k} {cell(v)}" for k, v in value.items()))
+            elif isinstance(value, list):
+                typer.echo(f"{name}: " + ", ".join(str(v) for v in value))
+            else:
+                typer.echo(f"{name}: {cell(value)}")
+
+    emit(data, as_json, show)
