@@ -122,7 +122,7 @@ def _as_given(columns: Mapping[str, Series]) -> dict[str, Series]:
     """All float32 if all are, else all float64: what the kernels were compiled for."""
     narrow = all(columns[name].dtype == np.float32 for name in INPUTS)
     dtype = np.float32 if narrow else np.float64
-    return {name: np.require(columns[name], dtype, ["C", "W"]) for name in INPUTS}
+    return {name: np.asarray(columns[name], dtype) for name in INPUTS}
 
 
 def _fill_symbol(plan: _Plan, panel: _Panel, first: int, last: int, out: Narrow) -> None:
@@ -210,9 +210,9 @@ def symbol_slices(symbol: Ints) -> list[tuple[int, int]]:
 
 
 def spread(values: Series, place: Ints) -> Series:
-    """Values at their places, NaN at those between and before."""
+    """A copy of values, at their places: NaN at those between and before."""
     if place[-1] + 1 == len(place):
-        return values
+        return values.copy()
     out = np.full(int(place[-1]) + 1, np.nan, values.dtype)
     out[place] = values
     return out

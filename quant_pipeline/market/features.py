@@ -123,31 +123,50 @@ def compute_features(
         raise FeatureError(
             f"Bars lack {', '.join(lacking)} (they have: {', '.join(map(str, bars.columns))})."
         )
-    ts = bars["ts"].to_numpy("datetime64[D]")
-    market = np.unique(ts if sessions is None else sessions.astype("datetime64[D]"))
+    market, day = _numbered(bars["ts"], sessions)
+    codes, symbols = pd.factorize(bars["symbol"], sort=True)
+    columns = {name: bars[name].to_numpy() for name in INPUTS}
+    members = bars["in_universe"].to_numpy(np.bool_) if "in_universe" in bars else None
+    if not _is_sorted(codes, day):
+        order = np.lexsort((day, codes))
+        codes, day = codes[order], day[order]
+        columns = {name: values[order] for name, values in columns.items()}
+        members = None if members is None else members[order]
+    is_again = (codes[1:] == codes[:-1]) & (day[1:] == day[:-1])
+    if is_again.any():
+        at = int(np.flatnonzero(is_again)[0])
+        raise FeatureError(f"{symbols[codes[at]]} has two bars on {market[day[at]]}.")
+    matrix = compute_matrix(codes, day, columns, features, in_universe=members).T
+    by_session = np.argsort(day, kind="stable")
+    for row in matrix:
+        row[:] = row[by_session]
+    frame = pd.DataFrame(matrix.T, columns=[f.name for f in features], copy=False)
+    frame.insert(0, "ts", market.astype("datetime64[s]")[day[by_session]])
+    frame.insert(0, "symbol", np.asarray(symbols, dtype=object)[codes[by_session]])
+    return frame
+
+
+def _numbered(
+    column: "pd.Series[Any]", sessions: npt.NDArray[np.datetime64] | None
+) -> tuple[npt.NDArray[np.datetime64], npt.NDArray[np.int64]]:
+    """The market's sessions, and each bar's number among them."""
+    ts = column.to_numpy("datetime64[D]")
+    if sessions is None:
+        sessions = column.unique().to_numpy() if len(column) else ts
+    market = np.unique(sessions.astype("datetime64[D]"))
     day = np.searchsorted(market, ts)
     is_known = market[np.minimum(day, len(market) - 1)] == ts if len(market) else ts != ts
     if not is_known.all():
         raise FeatureError(
             f"{(~is_known).sum()} bars are on dates that are no session, first {ts[~is_known][0]}."
         )
-    codes, symbols = pd.factorize(bars["symbol"], sort=True)
-    order = np.lexsort((day, codes))
-    codes, day = codes[order].astype(np.int64), day[order]
-    is_again = (np.diff(codes) == 0) & (np.diff(day) == 0)
-    if is_again.any():
-        at = int(np.flatnonzero(is_again)[0])
-        raise FeatureError(f"{symbols[codes[at]]} has two bars on {market[day[at]]}.")
-    columns = {name: bars[name].to_numpy()[order] for name in INPUTS}
-    members = bars["in_universe"].to_numpy(np.bool_)[order] if "in_universe" in bars else None
-    matrix = compute_matrix(codes, day, columns, features, in_universe=members).T
-    by_session = np.lexsort((codes, day))
-    for row in matrix:
-        row[:] = row[by_session]
-    frame = pd.DataFrame(matrix.T, columns=[f.name for f in features], copy=False)
-    frame.insert(0, "ts", market[day[by_session]].astype("datetime64[s]"))
-    frame.insert(0, "symbol", np.asarray(symbols, dtype=object)[codes[by_session]])
-    return frame
+    return market, day
+
+
+def _is_sorted(codes: npt.NDArray[np.int64], day: npt.NDArray[np.int64]) -> bool:
+    """Whether bars come by symbol, then session: then they need not be copied."""
+    is_later = (codes[1:] > codes[:-1]) | ((codes[1:] == codes[:-1]) & (day[1:] >= day[:-1]))
+    return bool(is_later.all())
 
 
 def _named(names: Sequence[str | AnyFeature] | None) -> list[AnyFeature]:
