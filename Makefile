@@ -7,7 +7,7 @@ python = $(or $(call runs,.venv/bin/python),$(call runs,python3),$(call runs,pyt
 setup = @$(python) .ci/setup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui test lint lock clean
+.PHONY: help setup demo ui test lint lock docs clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
@@ -34,6 +34,9 @@ lint: setup  ## check style, types and layers
 lock:  ## recompile requirements.lock (ARGS=--upgrade takes newer versions)
 	$(setup) pip compile pyproject.toml --group dev --universal --generate-hashes \
 		--no-emit-index-url --no-header --python-version 3.11 -o requirements.lock --quiet $(ARGS)
+
+docs: setup  ## write the table of features in docs/features.md
+	.venv/bin/python -m quant_pipeline.faces.features docs/features.md
 
 clean:  ## remove .venv and everything cached or built; keeps data and models
 	rm -rf .venv .pytest_cache .hypothesis .ruff_cache .mypy_cache .import_linter_cache dist build

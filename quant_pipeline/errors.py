@@ -57,8 +57,11 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     'No task ret_5. Did you mean ret_5d? Known: ret_5d, up_5d.'
     """
     names = sorted(known)
-    near = get_close_matches(name, names, n=1)
-    hint = f" Did you mean {near[0]}?" if near else ""
-    shown = names[:MOST_NAMES] if len(names) > MOST_NAMES else names
-    more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
-    return f"No {kind} {name}.{hint} Known: {', '.join(shown) or 'none'}{more}."
+    is_long = len(names) > MOST_NAMES
+    by_lower = {known_name.lower(): known_name for known_name in names}
+    close = get_close_matches(name.lower(), by_lower, n=3 if is_long else 1)
+    near = [by_lower[lower] for lower in close]
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    if is_long:
+        return f"No {kind} {name}.{hint} {len(names)} names are known."
+    return f"No {kind} {name}.{hint} Known: {', '.join(names) or 'none'}."

@@ -13,6 +13,7 @@ TREE = {
     "SettingsError": "QuantError",
     "SourceError": "QuantError",
     "NoData": "QuantError",
+    "FeatureError": "QuantError",
     "NotEnoughHistory": "QuantError",
     "DegenerateData": "QuantError",
     "GateError": "QuantError",

@@ -8,20 +8,20 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from quant_pipeline.chain.blocks import in_blocks
 from quant_pipeline.chain.lists import read_memberships
 from quant_pipeline.chain.panel import Panel, read_panel
-from quant_pipeline.chain.workspace import Workspace, price_batch_id
+from quant_pipeline.chain.workspace import Workspace, newest_batch_id, price_batch_id
 from quant_pipeline.errors import NoData
 from quant_pipeline.market.feature_matrix import compute_matrix, spans_jump
 from quant_pipeline.market.features import AnyFeature, look_back
 from quant_pipeline.market.labels import Labels, make_labels
 from quant_pipeline.market.universe import find_covered, find_members
 from quant_pipeline.settings import Task
-from quant_pipeline.stores.series import Connection, count_bars
+from quant_pipeline.stores.series import Connection
 
 Bools = npt.NDArray[np.bool_]
-# Values of features that are held at once: 158 features of 500 symbols over five years.
-BLOCK_VALUES = 100_000_000
+LABEL_VALUES = 12  # of a bar and task that are held at once, about
 
 
 @dataclass(frozen=True)
@@ -40,27 +40,10 @@ def features_in_blocks(
 
     Each block is computed when it is asked for, all of them from the same batch of prices.
     """
-    first, before = ws.grid.window(keys[0])[0], ws.grid.window(keys[-1])[1]
-    with ws.series.reading("features") as con:
-        batch_id = price_batch_id(con)
-        n_bars = count_bars(con, first, before, batch_id)
-    most = BLOCK_VALUES / len(ws.features)
-    block: list[str] = []
-    n_block = 0
-    for key in keys:
-        start, end = ws.grid.window(key)
-        n_key = sum(n for ts, n in n_bars.items() if start <= ts < end)
-        if block and n_block + n_key > most:
-            yield block, _features_of(ws, block, batch_id)
-            block, n_block = [], 0
-        block.append(key)
-        n_block += n_key
-    yield block, _features_of(ws, block, batch_id)
-
-
-def _features_of(ws: Workspace, keys: Sequence[str], batch_id: int) -> FeatureRows:
-    first, before = ws.grid.window(keys[0])[0], ws.grid.window(keys[-1])[1]
-    return features_between(ws, first, before, batch_id)
+    batch_id = newest_batch_id(ws)
+    for block in in_blocks(ws, keys, len(ws.features), batch_id):
+        first, before = ws.grid.window(block[0])[0], ws.grid.window(block[-1])[1]
+        yield block, features_between(ws, first, before, batch_id)
 
 
 def features_between(
@@ -138,6 +121,14 @@ def _members(
         ]  # fmt: skip
         members &= find_covered(panel.symbol, panel.ts, intervals)
     return members
+
+
+def labels_in_blocks(ws: Workspace, keys: Sequence[str]) -> Iterator[tuple[list[str], pa.Table]]:
+    """Labels that became known in consecutive partitions, some partitions at a time."""
+    batch_id = newest_batch_id(ws)
+    for block in in_blocks(ws, keys, LABEL_VALUES * len(ws.settings.tasks), batch_id):
+        first, before = ws.grid.window(block[0])[0], ws.grid.window(block[-1])[1]
+        yield block, labels_between(ws, first, before, batch_id)
 
 
 def labels_between(

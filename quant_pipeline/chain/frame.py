@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from quant_pipeline.chain.blocks import in_blocks
 from quant_pipeline.chain.panel import days
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.ml.train import Examples
@@ -26,6 +27,13 @@ def frame_spec_id(ws: Workspace) -> str:
 
 def write_manifests(ws: Workspace, keys: Sequence[str], run_id: str = "") -> list[dict[str, Any]]:
     """Count and fingerprint the increments of consecutive partitions, and store the manifests."""
+    rows = []
+    for block in in_blocks(ws, keys, len(ws.features)):
+        rows += _write_manifests(ws, block, run_id)
+    return rows
+
+
+def _write_manifests(ws: Workspace, keys: Sequence[str], run_id: str) -> list[dict[str, Any]]:
     rows = []
     with ws.writing("training_frame", run_id) as writing:
         con = writing.con

@@ -141,3 +141,9 @@ class Writing:
 def price_batch_id(con: Connection) -> int:
     """The newest batch of prices, 0 if there is none."""
     return int(fetch_row(con, "SELECT coalesce(max(batch_id), 0) FROM price_batches")[0])
+
+
+def newest_batch_id(ws: Workspace) -> int:
+    """The same, of a home that nobody has open."""
+    with ws.series.reading("prices") as con:
+        return price_batch_id(con)

@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 
-from quant_pipeline.chain.features import features_in_blocks, labels_between
+from quant_pipeline.chain.features import features_in_blocks, labels_in_blocks
 from quant_pipeline.chain.frame import write_manifests
 from quant_pipeline.chain.ingest import pull_sources
 from quant_pipeline.chain.learn import train_or_refuse, write_folds
@@ -85,17 +85,16 @@ def _market(grid: Grid) -> list[dg.AssetsDefinition]:
               backfill_policy=BULK, deps=["prices_daily"],
               metadata={"partition_expr": "known_at", "key": ["task_id", "symbol", "ts"],
                         "some_rows_expected_with_prices": True})  # fmt: skip
-    def labels(context: dg.AssetExecutionContext, workspace: WorkspaceParam) -> pa.Table:
+    def labels(context: dg.AssetExecutionContext, workspace: WorkspaceParam) -> Blocks:
         """An outcome that became known in the partition; its session `ts` is earlier."""
-        rows = labels_between(workspace, *window(context))
-        for_each_partition(
-            context,
-            {
-                key: describe_labels(part)
-                for key, part in split(workspace, rows, "known_at", context.partition_keys)
-            },
-        )
-        return rows
+
+        def described() -> Iterator[tuple[list[str], pa.Table]]:
+            for keys, rows in labels_in_blocks(workspace, context.partition_keys):
+                parts = split(workspace, rows, "known_at", keys)
+                for_each_partition(context, {key: describe_labels(part) for key, part in parts})
+                yield keys, rows
+
+        return Blocks(described())
 
     return [prices_daily, features_daily, labels]
 

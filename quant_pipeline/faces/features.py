@@ -12,7 +12,7 @@ import typer
 from quant_pipeline.chain.features import features_between
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.errors import FeatureError, NoData, unknown_name
-from quant_pipeline.faces.output import count, print_table
+from quant_pipeline.faces.output import cell, count, print_table
 from quant_pipeline.market.features import FEATURE_SETS, KNOWN, AnyFeature
 from quant_pipeline.market.validate import normalize_symbol
 
@@ -33,8 +33,14 @@ def _row(feature: AnyFeature) -> dict[str, Any]:
         "window": feature.window,
         "inputs": list(feature.inputs),
         "sets": sets if KNOWN.get(feature.name) is feature else ["own"],
-        "formula": feature.formula,
+        "formula": feature.formula or _call(feature),
     }
+
+
+def _call(feature: AnyFeature) -> str:
+    """A function without a formula in words, like gap(open, close)."""
+    name = getattr(getattr(feature, "compute", None), "__name__", "function")
+    return f"{name}({', '.join(feature.inputs)})"
 
 
 def show_features(rows: list[dict[str, Any]]) -> None:
@@ -52,7 +58,9 @@ def find_feature(
     """What a feature is and, for a symbol, its newest values with the bars of their sessions."""
     known: dict[str, AnyFeature] = {**KNOWN, **{f.name: f for f in ws.features}}
     if name not in known:
-        raise FeatureError(unknown_name("feature", name, known))
+        raise FeatureError(
+            f"{unknown_name('feature', name, known)} See `quant features list --all`."
+        )
     feature = known[name]
     is_chosen = feature in ws.features
     found: dict[str, Any] = {**_row(feature), "is_in_quant_toml": is_chosen, "values": None}
@@ -93,15 +101,18 @@ def _known(value: float) -> float | None:
 
 def print_feature(found: dict[str, Any]) -> None:
     """A feature in words, its values as a table."""
-    typer.echo(f"{found['name']} = {found['formula'] or 'a function of one of your modules'}")
+    typer.echo(f"{found['name']} = {found['formula']}")
     typer.echo(f"Made from {', '.join(found['inputs'])} of the session and {found['window']} "
                "sessions before.")  # fmt: skip
     if not found["is_in_quant_toml"]:
         typer.echo("quant.toml does not ask for it: no model learns from it.")
     if found["values"] is not None:
+        values = [row["value"] for row in found["values"]]
+        texts = [cell(None) if v is None else f"{v:.6g}" for v in values]
+        width = max(len(found["name"]), *map(len, texts))
         shown = [
-            {**row, "value": None if row["value"] is None else f"{row['value']:.6g}"}
-            for row in found["values"]
+            {**row, "value": text.rjust(width)}
+            for row, text in zip(found["values"], texts, strict=True)
         ]
         columns = {"ts": "session", **{name: name for name in BAR}, "value": found["name"],
                    "in_universe": "in universe"}  # fmt: skip

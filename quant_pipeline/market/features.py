@@ -152,7 +152,7 @@ def _numbered(
     """The market's sessions, and each bar's number among them."""
     ts = column.to_numpy("datetime64[D]")
     if sessions is None:
-        sessions = column.unique().to_numpy() if len(column) else ts
+        sessions = column.drop_duplicates().to_numpy("datetime64[D]")
     market = np.unique(sessions.astype("datetime64[D]"))
     day = np.searchsorted(market, ts)
     is_known = market[np.minimum(day, len(market) - 1)] == ts if len(market) else ts != ts
