@@ -135,28 +135,28 @@ def asset(n_symbols: int, n_sessions: int) -> dict[str, Any]:
 
 
 def large(root: Path) -> None:
-    """25M rows: ingest twenty Parquet files of 250 sessions, then all features, then again one."""
+    """25M bars: ingest twenty Parquet files of 250 sessions, then features, labels and frame."""
     home = make_home(root)
     for i in range(20):
         path = root / f"{i:02d}.parquet"
         make_bars(5000, 250, 250 * i, "2000-01-03").to_parquet(path, index=False)
         tell("large ingest of 1.25M rows", [quant(home, "ingest", str(path))], delivery=i)
         path.unlink()
-    code = f"import sys; sys.path[:0] = [{str(Path(__file__).parent)!r}]; import features"
-    run = child(sys.executable, "-c", f"{code}; features.large_asset({str(home)!r})")
-    size = (home / "data" / "quant.duckdb").stat().st_size
-    tell("large asset", [run], rows=25_000_000, database_mib=round(size / 2**20))
+    for name in ("features_daily", "labels", "training_frame"):
+        run = child(sys.executable, __file__, "--materialize", str(home), name)
+        size = (home / "data" / "quant.duckdb").stat().st_size
+        tell(f"large {name}", [run], bars=25_000_000, database_mib=round(size / 2**20))
 
 
-def large_asset(home: str) -> None:
-    """Features of everything that is stored, in one run."""
+def materialize(home: str, name: str) -> None:
+    """One asset over everything that is stored, in one run."""
     from quant_pipeline.chain.stale import read_stored
     from quant_pipeline.defs.jobs import Runner
 
     ws = open_home(Path(home))
     keys = read_stored(ws).keys
     with Runner.open(ws) as runner:
-        runner.materialize(["features_daily"], keys[0], keys[-1])
+        runner.materialize([name], keys[0], keys[-1])
 
 
 def make_home(folder: Path) -> Path:
@@ -221,6 +221,9 @@ def main() -> None:
     """Run the stages, or the one that is named."""
     if sys.argv[1:2] == ["--stage"]:
         print(json.dumps(STAGES[sys.argv[2]](*map(int, sys.argv[3:]))))
+        return
+    if sys.argv[1:2] == ["--materialize"]:
+        materialize(*sys.argv[2:])
         return
     if sys.argv[1:2] == ["--large"]:
         with tempfile.TemporaryDirectory() as folder:

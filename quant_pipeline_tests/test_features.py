@@ -1,27 +1,31 @@
-"""Rules of features: each one passes these tests just by being registered.
+"""Rules of features: each registered one passes these tests just by being registered.
 
-Values are checked against Qlib's (oracles/ of the shared folder) and a slow oracle written here.
+All of them are computed at once; an assertion lists the names that fail. Values of the 158 are
+checked in test_alpha158.py.
 """
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from quant_pipeline.errors import SettingsError
+from quant_pipeline.errors import FeatureError, SettingsError
 from quant_pipeline.market.feature_matrix import compute_matrix, spans_jump
 from quant_pipeline.market.features import (
+    ALPHA158,
     FEATURE_SETS,
     INPUTS,
+    KNOWN,
+    RESERVED,
     TRIVIAL_SCORES,
+    CrossSection,
     Feature,
     choose_features,
     compute_features,
@@ -29,13 +33,19 @@ from quant_pipeline.market.features import (
 )
 from quant_pipeline.settings import FeatureSettings
 
-FEATURES = FEATURE_SETS["core"]
-ORACLES = Path(__file__).parents[2] / "shared" / "oracles"
-every_feature = pytest.mark.parametrize("name", list(FEATURES))
+NAMES = list(KNOWN)
+FEATURES = list(KNOWN.values())
+WINDOWS = sorted({f.window for f in FEATURES})
+Column = npt.NDArray[np.floating]
+Bools = npt.NDArray[np.bool_]
 
 
 def make_bars(
-    n_sessions: int = 320, n_symbols: int = 4, seed: int = 0, level: float = 30.0
+    n_sessions: int = 320,
+    n_symbols: int = 4,
+    seed: int = 0,
+    level: float = 30.0,
+    missing: float = 0.05,
 ) -> pd.DataFrame:
     """Adjusted bars with holes, a late listing, a delisting, zero volumes and a frozen stretch."""
     rng = np.random.default_rng(seed)
@@ -57,7 +67,7 @@ def make_bars(
         frame = pd.DataFrame(dict(zip(INPUTS, columns, strict=True)))
         frame.insert(0, "ts", sessions.astype("datetime64[s]"))
         frame.insert(0, "symbol", f"S{i}")
-        keep = rng.random(n_sessions) > 0.05
+        keep = rng.random(n_sessions) > missing
         keep[: 40 * i] = False
         keep[n_sessions - 25 * i :] = False
         frames.append(frame[keep])
@@ -69,84 +79,140 @@ SESSIONS = np.unique(BARS["ts"].to_numpy("datetime64[D]"))
 LEVELS = {level: make_bars(150, 3, 1, level) for level in (1e-8, 1.0, 1e8)}
 
 
-Column = npt.NDArray[np.floating]
+def all_of(bars: pd.DataFrame, sessions: npt.NDArray[np.datetime64] | None = None) -> pd.DataFrame:
+    return compute_features(bars, NAMES, sessions)
 
 
-def same_bits(one: pd.DataFrame, other: pd.DataFrame) -> bool:
-    keys = one[["symbol", "ts"]].astype(str).equals(other[["symbol", "ts"]].astype(str))
-    names = [c for c in one if c not in ("symbol", "ts")]
-    return keys and all(one[c].to_numpy().tobytes() == other[c].to_numpy().tobytes() for c in names)
+@pytest.fixture(scope="module")
+def whole() -> pd.DataFrame:
+    """Every registered feature of BARS; only to be read."""
+    return all_of(BARS)
+
+
+def that_differ(one: pd.DataFrame, other: pd.DataFrame) -> list[str]:
+    """Columns whose bits differ, keys included."""
+    assert list(one) == list(other)
+    found = []
+    for name in one:
+        x, y = one[name].to_numpy(), other[name].to_numpy()
+        is_same = x.tolist() == y.tolist() if x.dtype == object else x.tobytes() == y.tobytes()
+        if not is_same or len(x) != len(y):
+            found.append(name)
+    return found
 
 
 # --- what every registered feature has to do
 
 
-@every_feature
-def test_a_feature_never_looks_ahead(name: str) -> None:
-    whole = compute_features(BARS, [name])
-    for last in SESSIONS[[0, 1, 30, 150, 255, -2]]:
-        past = compute_features(BARS[BARS["ts"] <= last], [name])
-        assert same_bits(past, whole[whole["ts"] <= last].reset_index(drop=True))
+def test_there_are_158_and_momentum() -> None:
+    assert len(ALPHA158) == 158
+    assert [*ALPHA158, "MOM_12_1"] == NAMES
+    assert [f.name for f in FEATURES] == NAMES
+    assert len({name.lower() for name in NAMES} | RESERVED) == 159 + len(RESERVED)
+    assert all(f.formula for f in FEATURES)
+    assert FEATURE_SETS["alpha158"] == ALPHA158
+    assert len(FEATURE_SETS["core"]) == 22
+    assert all(KNOWN[name] is f for chosen in FEATURE_SETS.values() for name, f in chosen.items())
 
 
-@every_feature
-def test_the_look_back_is_enough_for_the_same_bits(name: str) -> None:
-    """One partition computed from its look-back alone, with the symbols that are there."""
-    whole = compute_features(BARS, [name])
-    for start in (1, 60, 251, 290):
-        first = max(start - look_back([FEATURES[name]]), 0)
-        part = BARS[BARS["ts"] >= SESSIONS[first]]
-        alone = compute_features(part, [name], SESSIONS[first:])
-        wanted = SESSIONS[start]
-        assert same_bits(
-            alone[alone["ts"] >= wanted].reset_index(drop=True),
-            whole[whole["ts"] >= wanted].reset_index(drop=True),
+@pytest.mark.parametrize("last", [0, 1, 4, 30, 61, 150, 255, -2])
+def test_no_feature_looks_ahead(whole, last) -> None:
+    day = SESSIONS[last]
+    past = all_of(BARS[BARS["ts"] <= day])
+    assert that_differ(past, whole[whole["ts"] <= day].reset_index(drop=True)) == []
+
+
+@pytest.mark.parametrize("start", [1, 60, 61, 170, 251, 290])
+def test_the_look_back_of_its_window_alone_gives_a_feature_the_same_bits(start) -> None:
+    """One partition from its look-back, as chain/features.py computes it."""
+    wrong = []
+    for window in WINDOWS:
+        features = [f for f in FEATURES if f.window == window]
+        is_read, is_wanted = CODED.session >= start - window, CODED.session >= start
+        alone = compute_matrix(
+            CODED.symbol[is_read],
+            CODED.session[is_read],
+            {name: values[is_read] for name, values in CODED.columns.items()},
+            features,
+            first_session=CODED.first_session,
+            is_wanted=is_wanted[is_read],
         )
+        wrong += other_bits(features, alone, CODED.values(features)[is_wanted])
+    assert wrong == []
 
 
-@every_feature
-def test_the_order_of_rows_and_other_symbols_do_not_matter(name: str) -> None:
-    whole = compute_features(BARS, [name], SESSIONS)
-    assert same_bits(compute_features(BARS.sample(frac=1, random_state=1), [name]), whole)
-    alone = compute_features(BARS[BARS["symbol"] == "S2"], [name], SESSIONS)
-    assert same_bits(alone, whole[whole["symbol"] == "S2"].reset_index(drop=True))
+def test_the_order_of_rows_and_other_symbols_do_not_matter(whole) -> None:
+    assert that_differ(all_of(BARS.sample(frac=1, random_state=1), SESSIONS), whole) == []
+    for symbol in ("S0", "S2"):
+        alone = all_of(BARS[BARS["symbol"] == symbol], SESSIONS)
+        assert that_differ(alone, whole[whole["symbol"] == symbol].reset_index(drop=True)) == []
 
 
-@every_feature
 @pytest.mark.parametrize("level", list(LEVELS))
-def test_a_feature_is_never_infinite(name: str, level: float) -> None:
+def test_no_feature_is_ever_infinite(level) -> None:
     bars = LEVELS[level]
-    extremes = bars.assign(volume=0.0), bars.assign(volume=bars["volume"] * 1e6), bars
-    frozen = bars.assign(**dict.fromkeys(("open", "high", "low", "close", "vwap"), level))
-    for one in (*extremes, frozen):
-        values = compute_features(one, [name])[name]
-        assert values.dtype == np.float32
-        assert not np.isinf(values).any()
+    prices = ("open", "high", "low", "close", "vwap")
+    tried = {
+        "usual": bars,
+        "no volume": bars.assign(volume=0.0),
+        "much volume": bars.assign(volume=bars["volume"] * 1e6),
+        "frozen": bars.assign(**dict.fromkeys(prices, level)),
+        "huge": bars.assign(**{p: bars[p] * 1e300 for p in prices}),
+        "tiny": bars.assign(**{p: bars[p] * 1e-290 for p in prices}),
+        "no price": bars.assign(**dict.fromkeys(prices, 0.0)),
+    }
+    for what, one in tried.items():
+        for dtype in (np.float64, np.float32):
+            if dtype is np.float32 and what in ("huge", "tiny"):
+                continue  # they are no float32
+            found = all_of(one.astype(dict.fromkeys(INPUTS, dtype)))
+            assert set(found[NAMES].dtypes) == {np.dtype(np.float32)}
+            wrong = [name for name in NAMES if np.isinf(found[name]).any()]
+            assert wrong == [], f"{what}, {dtype.__name__}"
 
 
-@every_feature
-def test_a_feature_has_values_and_they_vary(name: str) -> None:
-    values = compute_features(BARS, [name])[name]
-    old_enough = BARS.groupby("symbol").size().sub(FEATURES[name].window).clip(lower=0).sum()
-    assert values.notna().sum() > 0.75 * old_enough
-    assert values.nunique() > 0.4 * old_enough
+def test_every_feature_has_values_and_they_vary(whole) -> None:
+    few, same = [], []
+    sizes = BARS.groupby("symbol").size()
+    for name, feature in KNOWN.items():
+        values = whole[name].dropna()
+        if len(values) < 0.75 * sizes.sub(feature.window).clip(lower=0).sum():
+            few.append(name)
+        is_share_of_few = name.startswith(("IM", "CNT", "RANK"))
+        usual = values.value_counts(normalize=True)  # IMXD is 0 where a bar is missing
+        least, most = (5, 0.9) if is_share_of_few else (0.4 * len(values), 0.2)
+        if len(usual) < least or usual.iloc[0] > most:
+            same.append(name)
+    assert few == []
+    assert same == []
 
 
-@every_feature
-def test_a_feature_leaves_its_input_alone(name: str) -> None:
-    bars = make_bars(60, 2)
+def test_no_two_features_are_the_same(whole) -> None:
+    seen: dict[bytes, str] = {}
+    twice = [
+        (n, seen[b]) for n in NAMES if seen.setdefault(b := whole[n].to_numpy().tobytes(), n) != n
+    ]
+    assert twice == []
+
+
+def test_features_leave_their_input_alone() -> None:
+    bars = make_bars(90, 2)
     before = bars.copy()
-    compute_features(bars, [name])
+    all_of(bars)
     pd.testing.assert_frame_equal(bars, before)
+    for values in CODED.columns.values():
+        assert not values.flags.writeable  # nobody wrote to them in all of these tests
 
 
-@every_feature
-def test_missing_values_are_skipped_without_a_warning(name: str) -> None:
+def test_missing_values_are_skipped_without_a_warning() -> None:
     bars = make_bars(80, 2)
     bars.loc[bars.index % 7 == 0, list(INPUTS)] = np.nan
-    assert not np.isinf(compute_features(bars, [name])[name]).any()
-    one = compute_features(bars.iloc[1:2], [name])
-    assert len(one) == 1
+    found = all_of(bars)
+    assert [name for name in NAMES if np.isinf(found[name]).any()] == []
+    assert len(all_of(bars.iloc[1:2])) == 1
+    nothing = all_of(bars.assign(**dict.fromkeys(INPUTS, np.nan)))
+    places = ("IMAX", "IMIN", "IMXD", "CNTP", "CNTN", "CNTD")
+    assert [n for n in NAMES if nothing[n].notna().any() and not n.startswith(places)] == []
 
 
 # --- windows and jumps
@@ -160,29 +226,37 @@ class Coded:
     session: npt.NDArray[np.int64]
     columns: dict[str, npt.NDArray[np.float64]]
 
-    def values(self, name: str, is_jump: npt.NDArray[np.bool_] | None = None) -> Column:
-        features = [FEATURES[name]]
-        return compute_matrix(self.symbol, self.session, self.columns, features, is_jump)[:, 0]
+    @property
+    def first_session(self) -> npt.NDArray[np.int64]:
+        return self.session[np.flatnonzero(np.diff(self.symbol, prepend=-1))]
 
-    def replaced(self, rows: npt.NDArray[np.bool_], scale: Column | float) -> "Coded":
+    def values(self, features: Sequence[Feature], is_jump: Bools | None = None) -> Column:
+        return compute_matrix(self.symbol, self.session, self.columns, features, is_jump)
+
+    def replaced(self, rows: Bools, scale: Column | float) -> "Coded":
         """The same bars, but for the values of some rows: all are multiplied."""
         columns = {k: np.where(rows, v * scale, v) for k, v in self.columns.items()}
         return Coded(self.symbol, self.session, columns)
 
 
 def code(bars: pd.DataFrame) -> Coded:
+    days = np.unique(bars["ts"].to_numpy("datetime64[D]"))
     bars = bars.sort_values(["symbol", "ts"])
     symbol = pd.factorize(bars["symbol"], sort=True)[0].astype(np.int64)
-    session = np.searchsorted(SESSIONS, bars["ts"].to_numpy("datetime64[D]")).astype(np.int64)
-    return Coded(symbol, session, {name: bars[name].to_numpy() for name in INPUTS})
+    session = np.searchsorted(days, bars["ts"].to_numpy("datetime64[D]")).astype(np.int64)
+    columns = {name: bars[name].to_numpy().copy() for name in INPUTS}
+    for values in columns.values():
+        values.flags.writeable = False
+    return Coded(symbol, session, columns)
 
 
-def slow_spans(
-    symbol: npt.NDArray[np.int64],
-    session: npt.NDArray[np.int64],
-    is_jump: npt.NDArray[np.bool_],
-    window: int,
-) -> npt.NDArray[np.bool_]:
+def other_bits(features: Sequence[Feature], one: Column, other: Column) -> list[str]:
+    """Names of the columns of two matrices whose bits differ."""
+    pairs = zip(features, one.T, other.T, strict=True)
+    return [f.name for f, a, b in pairs if a.tobytes() != b.tobytes()]
+
+
+def slow_spans(symbol: Column, session: Column, is_jump: Bools, window: int) -> Bools:
     """Whether a flagged bar of the symbol lies after session t - window and not after t."""
     jumps = {(s, t) for s, t in zip(symbol[is_jump], session[is_jump], strict=True)}
     rows = zip(symbol.tolist(), session.tolist(), strict=True)
@@ -203,80 +277,104 @@ SOME_JUMPS = {
     "many": np.random.default_rng(3).random(N) < 0.2,
     "all": np.ones(N, bool),
 }
+every_jump = pytest.mark.parametrize("jumps", list(SOME_JUMPS))
 
 
-@every_feature
-def test_a_value_needs_its_window_and_nothing_older(name: str) -> None:
-    """Replace what is older than the window: same bits. Replace its oldest session: new values."""
-    window = FEATURES[name].window
-    usual = CODED.values(name)
-    n_changed = 0
-    for t in (window, window + 1, 280, 300, 310):
-        now = CODED.session == t
-        older = CODED.replaced(CODED.session < t - window, 1 / 7).values(name)
-        assert older[now].tobytes() == usual[now].tobytes()
-        rng = np.random.default_rng(t)
-        for scale in (1 / 7, 7.0):
-            noise = {k: scale * np.exp(rng.standard_normal(N)) for k in INPUTS}
-            oldest = CODED.session == t - window
-            columns = {k: np.where(oldest, v * noise[k], v) for k, v in CODED.columns.items()}
-            other = Coded(CODED.symbol, CODED.session, columns).values(name)
-            n_changed += int((other[now] != usual[now])[~np.isnan(usual[now])].sum())
-    assert n_changed > 0, f"{name} does not need its {window} sessions"
+def test_a_value_needs_nothing_older_than_its_window() -> None:
+    wrong = set()
+    for window in WINDOWS:
+        features = [f for f in FEATURES if f.window == window]
+        usual = CODED.values(features)
+        for t in (window, window + 1, 280, 300, 310):
+            now, is_older = CODED.session == t, CODED.session < t - window
+            for scale in (1 / 7, np.nan):
+                other = CODED.replaced(is_older, scale).values(features)
+                wrong.update(other_bits(features, other[now], usual[now]))
+    assert sorted(wrong) == []
 
 
-def test_lags_reach_one_session_further_back_than_rolling_windows() -> None:
-    for name, feature in FEATURES.items():
+def test_a_value_needs_the_oldest_session_of_its_window() -> None:
+    bars = code(make_bars(missing=0.0))  # where a bar is missing, IMAX knows no other
+    size = len(bars.symbol)
+    wrong = []
+    for window in WINDOWS:
+        features = [f for f in FEATURES if f.window == window]
+        usual = bars.values(features)
+        n_changed = np.zeros(len(features), int)
+        for t in (window, window + 1, 280, 300, 310):
+            now, is_oldest = bars.session == t, bars.session == t - window
+            for scale in (1 / 7, 7.0):
+                rng = np.random.default_rng(t)
+                noise = {k: scale * np.exp(rng.standard_normal(size)) for k in INPUTS}
+                columns = {k: np.where(is_oldest, v * noise[k], v) for k, v in bars.columns.items()}
+                other = Coded(bars.symbol, bars.session, columns).values(features)
+                is_other = (other[now] != usual[now]) & ~np.isnan(usual[now])
+                n_changed += is_other.sum(axis=0)
+        wrong += [f.name for f, n in zip(features, n_changed, strict=True) if n == 0]
+    assert wrong == []
+
+
+def test_only_what_compares_with_an_earlier_session_reaches_one_further_back() -> None:
+    lags = ("ROC", "CORD", "CNTP", "CNTN", "CNTD", "SUMP", "SUMN", "SUMD", "WVMA", "VSUMP",
+            "VSUMN", "VSUMD")  # fmt: skip
+    for name, feature in ALPHA158.items():
         kind, digits = name.rstrip("0123456789"), name.lstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
-        if digits.isdigit():
-            assert feature.window == int(digits) - (kind != "ROC")
-    assert FEATURES["MOM_12_1"].window == 250
-    assert {f.window for f in FEATURES.values() if f.name.startswith("K")} == {0}
+        if digits and int(digits) > 2:
+            assert feature.window == int(digits) - (kind not in lags), name
+        else:
+            assert feature.window == 0, name
+    assert KNOWN["MOM_12_1"].window == 250
 
 
-@every_feature
-@pytest.mark.parametrize("jumps", list(SOME_JUMPS))
-def test_exactly_the_values_whose_window_spans_a_jump_are_missing(name: str, jumps: str) -> None:
+@every_jump
+def test_exactly_the_values_whose_window_spans_a_jump_are_missing(jumps) -> None:
     is_jump = SOME_JUMPS[jumps]
-    before = is_jump.copy(), {k: v.copy() for k, v in CODED.columns.items()}
-    usual, found = CODED.values(name), CODED.values(name, is_jump)
-    spans = slow_spans(CODED.symbol, CODED.session, is_jump, FEATURES[name].window)
-    assert found.dtype == np.float32
-    assert np.array_equal(np.isnan(found), np.isnan(usual) | spans)
-    assert found[~spans].tobytes() == usual[~spans].tobytes()
-    assert np.array_equal(is_jump, before[0])
-    assert all(np.array_equal(v, before[1][k]) for k, v in CODED.columns.items())
+    before = is_jump.copy()
+    usual, found = CODED.values(FEATURES), CODED.values(FEATURES, is_jump)
+    spans = {w: slow_spans(CODED.symbol, CODED.session, is_jump, w) for w in WINDOWS}
+    missing, touched = [], []
+    for feature, x, y in zip(FEATURES, usual.T, found.T, strict=True):
+        is_out = spans[feature.window]
+        if not np.array_equal(np.isnan(y), np.isnan(x) | is_out):
+            missing.append(feature.name)
+        if x[~is_out].tobytes() != y[~is_out].tobytes():
+            touched.append(feature.name)
+    assert missing == []
+    assert touched == []
+    assert np.array_equal(is_jump, before)
 
 
-@every_feature
 @pytest.mark.parametrize("jumps", [j for j in SOME_JUMPS if j not in ("none", "all")])
-def test_prices_before_a_jump_change_no_value_after_it(name: str, jumps: str) -> None:
+def test_prices_before_a_jump_change_no_value_after_it(jumps) -> None:
     """So that it does not matter how far off an unadjusted price was."""
     is_jump = SOME_JUMPS[jumps]
-    found = CODED.values(name, is_jump)
+    found = CODED.values(FEATURES, is_jump)
     newest = np.maximum.accumulate(np.where(is_jump, np.arange(N), -1))
     newest[newest < FIRSTS[CODED.symbol]] = -1  # one of the symbol before
     last_jump = np.array([newest[CODED.symbol == s][-1] for s in range(CODED.symbol[-1] + 1)])
     is_before = np.arange(N) < last_jump[CODED.symbol]
-    is_after = (newest >= 0) & ~is_before
     assert is_before.any()
     noise = np.exp(3 * np.random.default_rng(0).standard_normal(N))
     for scale in (1 / 7, noise, np.nan):
-        other = CODED.replaced(is_before, scale).values(name, is_jump)
-        assert other[is_after].tobytes() == found[is_after].tobytes()
-        is_untouched = ~is_before & ~is_after
-        assert other[is_untouched].tobytes() == found[is_untouched].tobytes()
+        other = CODED.replaced(is_before, scale).values(FEATURES, is_jump)
+        assert other_bits(FEATURES, other[~is_before], found[~is_before]) == []
     if jumps == "early":
-        assert (~np.isnan(found[is_after])).any(), "nothing was compared"
+        is_after = (newest >= 0) & ~is_before
+        compared = (~np.isnan(found[is_after])).any(axis=0)
+        assert [
+            f.name for f, is_there in zip(FEATURES, compared, strict=True) if not is_there
+        ] == []
 
 
 def test_without_a_flag_a_jump_reaches_every_feature_that_looks_back() -> None:
     """The rule above is not kept by features that ignore what is before a jump anyway."""
     is_before = CODED.session < 20
-    for name, feature in FEATURES.items():
-        usual, other = CODED.values(name), CODED.replaced(is_before, 1 / 7).values(name)
-        is_changed = (usual != other) & ~np.isnan(usual) & ~is_before
-        assert is_changed.any() == (feature.window > 0), name
+    usual, other = CODED.values(FEATURES), CODED.replaced(is_before, 1 / 7).values(FEATURES)
+    reached = ((usual != other) & ~np.isnan(usual) & ~is_before[:, None]).any(axis=0)
+    looks_back = [f.window > 0 for f in FEATURES]
+
+    wrong = [f.name for f, a, b in zip(FEATURES, reached, looks_back, strict=True) if a != b]
+    assert wrong == []
 
 
 @given(st.integers(0, 2**16), st.integers(0, 12), st.sampled_from([0.0, 0.05, 0.3, 1.0]))
@@ -303,193 +401,279 @@ def test_no_bars_span_no_jump() -> None:
 
 def test_features_are_one_row_a_bar_sorted_by_session_and_symbol() -> None:
     frame = compute_features(BARS)
-    assert list(frame) == ["symbol", "ts", *FEATURES]
+    assert list(frame) == ["symbol", "ts", *ALPHA158]
     keys = BARS.sort_values(["ts", "symbol"], ignore_index=True)[["symbol", "ts"]]
     assert frame["symbol"].tolist() == keys["symbol"].tolist()
     assert (frame["ts"].to_numpy() == keys["ts"].to_numpy()).all()
+    assert frame.index.equals(pd.RangeIndex(len(BARS)))
 
 
-def test_one_feature_alone_has_the_bits_of_all_together() -> None:
-    together = compute_features(BARS)
-    for name in FEATURES:
-        alone = compute_features(BARS, [name])
-        assert alone[name].to_numpy().tobytes() == together[name].to_numpy().tobytes()
+def test_one_feature_alone_has_the_bits_of_all_together(whole) -> None:
+    alone = pd.concat([compute_features(BARS, [name])[name] for name in NAMES], axis=1)
+    assert that_differ(alone, whole[NAMES]) == []
+
+
+def test_columns_come_in_the_order_that_was_asked_for(whole) -> None:
+    names = ["MOM_12_1", "STD60", "KMID", "ROC5"]
+    found = compute_features(BARS, names)
+    assert list(found) == ["symbol", "ts", *names]
+    assert that_differ(found, whole[list(found)]) == []
+    assert list(compute_features(BARS, [])) == ["symbol", "ts"]
+
+
+def test_features_may_be_given_as_objects_and_mixed_with_names(whole) -> None:
+    doubled = Feature("DOUBLED", ("close",), 0, lambda close: 2 * close)
+    ranked = CrossSection("ROC5_RANK", KNOWN["ROC5"], "rank")
+    found = compute_features(BARS, [doubled, "KMID", KNOWN["ROC5"], ranked])
+    assert list(found) == ["symbol", "ts", "DOUBLED", "KMID", "ROC5", "ROC5_RANK"]
+    close = BARS.sort_values(["ts", "symbol"])["close"].to_numpy()
+    assert np.array_equal(found["DOUBLED"], (2 * close).astype(np.float32))
+    assert that_differ(found[["KMID", "ROC5"]], whole[["KMID", "ROC5"]]) == []
+    assert found["ROC5_RANK"].max() == 1.0
+
+
+@pytest.mark.parametrize("name", ["KMID", "STD20", "MOM_12_1"])
+def test_a_feature_that_is_named_twice_is_the_same_twice_or_refused(whole, name) -> None:
+    with contextlib.suppress(FeatureError):
+        found = compute_features(BARS, [name, name])
+        first, second = (found.iloc[:, i].to_numpy().tobytes() for i in (2, 3))
+        assert first == second == whole[name].to_numpy().tobytes()
+
+
+def test_a_column_of_a_kernel_may_have_another_name_beside_its_own(whole) -> None:
+    again = Feature("AGAIN", ("open", "close"), 0, KNOWN["KMID"].compute)
+    found = compute_features(BARS, [again, "KMID"])
+    for name in ("AGAIN", "KMID"):
+        assert found[name].to_numpy().tobytes() == whole["KMID"].to_numpy().tobytes(), name
+
+
+def test_sessions_are_the_union_of_dates_unless_they_are_given(whole) -> None:
+    one = BARS[BARS["symbol"] == "S3"]
+    with_market = all_of(one, SESSIONS)
+    assert that_differ(with_market, whole[whole["symbol"] == "S3"].reset_index(drop=True)) == []
+    # Its own dates have no holes: nothing is missing from its windows.
+    assert len(that_differ(all_of(one), with_market)) > 100
+    again = all_of(one, np.concatenate([SESSIONS[::-1], SESSIONS[:5]]).astype("datetime64[ns]"))
+    assert that_differ(again, with_market) == []
+
+
+def test_dates_of_any_unit_give_the_same(whole) -> None:
+    for unit in ("datetime64[ns]", "datetime64[us]"):
+        assert that_differ(all_of(BARS.assign(ts=BARS["ts"].astype(unit))), whole) == []
 
 
 def test_a_bar_on_no_session_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"bars are on dates that are no session"):
+    n_bars = (BARS["ts"].to_numpy("datetime64[D]") == SESSIONS[-1]).sum()
+    message = rf"{n_bars} bars are on dates that are no session, first {SESSIONS[-1]}"
+    with pytest.raises(FeatureError, match=message):
         compute_features(BARS, ["KMID"], SESSIONS[:-1])
+    with pytest.raises(FeatureError, match="no session"):
+        compute_features(BARS, ["KMID"], SESSIONS[:0])
+    with pytest.raises(FeatureError, match="no session"):
+        compute_features(BARS.assign(ts=BARS["ts"].where(BARS.index > 0)), ["KMID"])
+
+
+def test_two_bars_of_a_symbol_on_a_session_are_an_error() -> None:
+    twice = pd.concat([BARS, BARS.iloc[7:8].assign(close=1.0)])
+    day = BARS["ts"].dt.date[7]
+    with pytest.raises(FeatureError, match=f"S0 has two bars on {day}"):
+        compute_features(twice)
+
+
+def test_a_bar_without_a_symbol_is_an_error() -> None:
+    """Not a bar of the symbol that comes last."""
+    nameless = BARS.assign(symbol=BARS["symbol"].where(BARS.index != 5))
+    with pytest.raises(FeatureError, match="symbol"):
+        compute_features(nameless, ["KMID"])
+
+
+def test_missing_columns_are_named() -> None:
+    with pytest.raises(FeatureError, match=r"Bars lack volume, vwap \(they have: symbol, ts, open"):
+        compute_features(BARS.drop(columns=["volume", "vwap"]))
+    with pytest.raises(FeatureError, match=r"Bars lack ts"):
+        compute_features(BARS.drop(columns=["ts"]))
+
+
+def test_an_unknown_name_is_named_with_what_was_probably_meant() -> None:
+    with pytest.raises(FeatureError, match=r"No feature ROC6\. Did you mean .*\bROC5\b"):
+        compute_features(BARS, ["KMID", "ROC6"])
 
 
 def test_no_bars_give_no_features() -> None:
-    assert len(compute_features(BARS.iloc[:0])) == 0
+    ranked = CrossSection("ROC5_RANK", KNOWN["ROC5"], "rank")
+    for empty in (BARS.iloc[:0], BARS.iloc[:0].assign(in_universe=np.empty(0, bool))):
+        found = compute_features(empty, [*NAMES, ranked], SESSIONS[:0])
+        assert found.shape == (0, 162)
+        assert len(compute_features(empty)) == 0
 
 
-# --- values: a slow oracle
-
-Window = list[float]
-Values = npt.NDArray[np.float64]
-
-
-def present(values: Window) -> Window:
-    return [v for v in values if not math.isnan(v)]
-
-
-def mean_of(values: Window) -> float:
-    found = present(values)
-    return math.fsum(found) / len(found) if found else math.nan
+def test_a_frame_of_float32_is_computed_in_float32(whole) -> None:
+    narrow = BARS.astype(dict.fromkeys(INPUTS, np.float32))
+    found = all_of(narrow)
+    wide = all_of(narrow.astype(dict.fromkeys(INPUTS, np.float64)))
+    # The same numbers, so what differs is the arithmetic.
+    assert {"CORR20", "CORD20", "WVMA20"} <= set(that_differ(found, wide))
+    for name in ("MAX20", "MIN20", "ROC5", "IMAX20"):
+        assert found[name].to_numpy().tobytes() == wide[name].to_numpy().tobytes(), name
+    # One wide column makes all of it wide.
+    mixed = all_of(narrow.astype({"vwap": np.float64}))
+    assert that_differ(mixed, wide) == []
 
 
-def std_of(values: Window) -> float:
-    found = present(values)
-    if len(found) < 2:
-        return math.nan
-    center = mean_of(found)
-    return math.sqrt(math.fsum((v - center) ** 2 for v in found) / (len(found) - 1))
+def test_a_function_that_writes_to_its_arrays_does_not_reach_the_frame() -> None:
+    def halve(close):
+        close /= 2
+        return close
+
+    bars = make_bars(60, 2, missing=0.0)
+    before = bars.copy()
+    compute_features(bars, [Feature("HALF", ("close",), 0, halve)])
+    pd.testing.assert_frame_equal(bars, before)
 
 
-def divided(a: float, b: float) -> float:
-    return math.nan if b == 0 or math.isnan(a) or math.isnan(b) else a / b
+@pytest.mark.parametrize("dtype", ["object", "category", "str"])
+def test_symbols_may_be_of_any_kind(whole, dtype) -> None:
+    assert that_differ(all_of(BARS.astype({"symbol": dtype})), whole) == []
 
 
-def largest(values: Window) -> float:
-    return max(present(values), default=math.nan)
+def test_whole_numbers_are_taken_as_numbers() -> None:
+    whole_numbers = BARS.assign(volume=BARS["volume"].astype(np.int64))
+    assert that_differ(all_of(whole_numbers), all_of(BARS)) == []
 
 
-def smallest(values: Window) -> float:
-    return min(present(values), default=math.nan)
+# --- values: momentum
 
 
-def correlation_of(x: Window, y: Window) -> float:
-    pairs = [(a, b) for a, b in zip(x, y, strict=True) if not math.isnan(a + b)]
-    xs, ys = [a for a, _ in pairs], [b for _, b in pairs]
-    if len(pairs) < 2 or std_of(xs) <= 2e-5 or std_of(ys) <= 2e-5:
-        return math.nan
-    mx, my = mean_of(xs), mean_of(ys)
-    xy = math.fsum((a - mx) * (b - my) for a, b in pairs)
-    xx, yy = math.fsum((a - mx) ** 2 for a in xs), math.fsum((b - my) ** 2 for b in ys)
-    return xy / math.sqrt(xx * yy)
+def slow_momentum(bars: pd.DataFrame) -> Iterable[float]:
+    """Close 20 sessions ago over close 250 sessions ago, less 1, bar by bar."""
+    number = {day: i for i, day in enumerate(sorted(bars["ts"].unique()))}
+    close = {(s, number[ts]): c for s, ts, c in bars[["symbol", "ts", "close"]].itertuples(False)}
+    for _, row in bars.sort_values(["ts", "symbol"]).iterrows():
+        t = number[row["ts"]]
+        new, old = (close.get((row["symbol"], t - d), math.nan) for d in (20, 250))
+        yield new / old - 1.0
 
 
-def slow_value(name: str, columns: dict[str, Values], t: int) -> float:
-    """A feature of session t, from its definition in Alpha158, session by session."""
-    o, h, low, c = (float(columns[n][t]) for n in ("open", "high", "low", "close"))
-    candles: dict[str, Callable[[], float]] = {
-        "KMID": lambda: divided(c - o, o),
-        "KLEN": lambda: divided(h - low, o),
-        "KUP": lambda: divided(h - max(o, c), o),
-        "KLOW": lambda: divided(min(o, c) - low, o),
-        "KSFT": lambda: divided(2 * c - h - low, o),
-    }
-    if name in candles:
-        return candles[name]()
-
-    def ago(n: int) -> float:
-        return float(columns["close"][t - n]) if t >= n else math.nan
-
-    if name == "MOM_12_1":
-        return divided(ago(20), ago(250)) - 1
-    kind, w = name.rstrip("0123456789"), int(name.lstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ"))
-
-    def window(column: str) -> Window:
-        return columns[column][max(t - w + 1, 0) : t + 1].tolist()
-
-    volume = float(columns["volume"][t]) + 1e-12
-    bottom, top = smallest(window("low")), largest(window("high"))
-    logs = [math.log1p(v) for v in window("volume")]
-    rolling: dict[str, Callable[[], float]] = {
-        "ROC": lambda: divided(ago(w), c),
-        "MA": lambda: divided(mean_of(window("close")), c),
-        "STD": lambda: divided(std_of(window("close")), c),
-        "MAX": lambda: divided(top, c),
-        "MIN": lambda: divided(bottom, c),
-        "RSV": lambda: divided(c - bottom, top - bottom + 1e-12),
-        "CORR": lambda: correlation_of(window("close"), logs),
-        "VMA": lambda: divided(mean_of(window("volume")), volume),
-        "VSTD": lambda: divided(std_of(window("volume")), volume),
-    }
-    return rolling[kind]()
+def test_momentum_is_the_close_20_sessions_ago_over_the_close_250_sessions_ago(whole) -> None:
+    expected = np.array(list(slow_momentum(BARS)))
+    assert np.isfinite(expected).sum() > 50
+    np.testing.assert_allclose(whole["MOM_12_1"], expected, rtol=1e-6, atol=1e-7)
 
 
-@settings(
-    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(st.integers(0, 2**16), st.integers(70, 260))
-@pytest.mark.parametrize("names", [list(FEATURES)])
-def test_values_are_those_of_the_slow_oracle(names: list[str], seed: int, n: int) -> None:
-    bars = make_bars(n, 2, seed)
-    frame = compute_features(bars, names).set_index(["symbol", "ts"])
-    sessions = np.unique(bars["ts"])
-    rng = np.random.default_rng(seed)
-    for symbol, mine in bars.groupby("symbol"):
-        life = sessions[sessions >= mine["ts"].min()]
-        placed = mine.set_index("ts").reindex(life)
-        columns = {c: placed[c].to_numpy() for c in INPUTS}
-        for t in rng.choice(np.flatnonzero(placed["close"].notna()), 12):
-            for name in names:
-                expected = slow_value(name, columns, int(t))
-                found = float(frame.loc[(symbol, life[t]), name])
-                assert found == pytest.approx(expected, rel=2e-6, abs=2e-7, nan_ok=True), name
-
-
-# --- values: Qlib's
-
-
-def test_values_are_those_of_qlib_with_the_same_missing_ones() -> None:
-    if not (ORACLES / "alpha158_panel.parquet").exists():
-        pytest.skip(f"{ORACLES} is missing: this was NOT tested against Qlib")
-    panel = pq.read_table(ORACLES / "alpha158_panel.parquet").to_pandas()
-    qlib = pq.read_table(ORACLES / "alpha158_qlib.parquet").to_pandas()
-    f32 = np.float32
-    factor = panel["adj_close"] / panel["close"]
-    bars = pd.DataFrame({"symbol": panel["symbol"], "ts": pd.to_datetime(panel["ts"])})
-    for name in ("open", "high", "low", "close"):
-        bars[name] = (panel[name] * factor).astype(f32).astype(np.float64)
-    bars["volume"] = (panel["volume"] / factor).astype(f32).astype(np.float64)
-    bars["vwap"] = (bars["high"] + bars["low"] + bars["close"]) / 3
-    names = [n for n in FEATURES if n in qlib]
-    assert len(names) == len(FEATURES) - 1, "only MOM_12_1 is not one of Qlib's"
-    ours = compute_features(bars, names)
-    qlib["datetime"] = pd.to_datetime(qlib["datetime"])
-    theirs = ours[["symbol", "ts"]].merge(
-        qlib, left_on=["symbol", "ts"], right_on=["instrument", "datetime"], validate="1:1"
-    )
-    assert len(theirs) == len(panel)
-    for name in names:
-        x, y = ours[name].to_numpy(np.float64), theirs[name].to_numpy(np.float64)
-        assert np.array_equal(np.isnan(x), np.isnan(y)), name
-        far = np.abs(x - y) / np.maximum(1, np.abs(y))
-        # Qlib takes the logarithm of volumes in float32, here it is one of float64.
-        assert np.nanmax(far) < (1e-5 if name.startswith("CORR") else 1e-6), name
-        assert np.mean(far[~np.isnan(far)] < 1e-6) > 0.98, name
+def test_momentum_of_a_short_history_is_missing() -> None:
+    short = make_bars(251, 1)
+    assert compute_features(short, ["MOM_12_1"])["MOM_12_1"].notna().sum() <= 1
+    assert compute_features(short.iloc[:3], ["MOM_12_1"])["MOM_12_1"].isna().all()
 
 
 # --- which features
 
 
+def names_of(own: Sequence[Feature | CrossSection] = (), **changes: object) -> list[str]:
+    return [f.name for f in choose_features(FeatureSettings(**changes), own)]
+
+
 def test_chosen_features_keep_their_order_and_unknown_names_are_named() -> None:
-    assert choose_features(FeatureSettings()) == tuple(FEATURES.values())
-    chosen = choose_features(FeatureSettings(include=("ROC5", "KMID", "MA20"), exclude=("MA20",)))
-    assert [f.name for f in chosen] == ["KMID", "ROC5"]
-    for wrong in (FeatureSettings(include=("ROC6",)), FeatureSettings(exclude=("ROC6",))):
+    assert choose_features(FeatureSettings()) == tuple(ALPHA158.values())
+    assert names_of(set="core") == list(FEATURE_SETS["core"])
+    assert names_of(include=("ROC5", "KMID", "MA20"), exclude=("MA20",)) == ["KMID", "ROC5"]
+    assert names_of(set="core", include=("WVMA60",)) == ["WVMA60"]
+    assert len(names_of(exclude=("KMID",))) == 157
+    for wrong in ({"include": ("ROC6",)}, {"exclude": ("ROC6",)}):
         with pytest.raises(SettingsError, match=r"No feature ROC6\. Did you mean ROC"):
-            choose_features(wrong)
+            names_of(**wrong)
     with pytest.raises(SettingsError, match="leave no feature at all"):
-        choose_features(FeatureSettings(include=("KMID",), exclude=("KMID",)))
+        names_of(include=("KMID",), exclude=("KMID",))
 
 
 def test_look_back_is_the_longest_window() -> None:
     assert look_back(()) == 0
-    assert look_back(tuple(FEATURES.values())) == 250
-
-
-@pytest.mark.parametrize("name", ["", "1a", "a b", "a\n", "é", "a" * 64, "a=1"])
-def test_a_name_that_could_rewrite_a_models_header_is_refused(name: str) -> None:
-    with pytest.raises(SettingsError, match="is no feature name"):
-        Feature(name, "", 0, lambda b: b.close)
+    assert look_back(tuple(ALPHA158.values())) == 60
+    assert look_back(tuple(FEATURE_SETS["core"].values())) == 250
+    assert look_back([CrossSection("A", KNOWN["MOM_12_1"], "rank"), KNOWN["KMID"]]) == 250
 
 
 def test_trivial_scores_are_registered_features() -> None:
     for name, sign in TRIVIAL_SCORES.values():
-        assert name in FEATURES
+        assert name in KNOWN
         assert sign in (1.0, -1.0)
+
+
+# --- one more feature is one more entry
+
+
+OWN = Feature("MY_ONE", ("close", "volume"), 0, lambda close, volume: close * volume)
+
+
+def test_a_feature_of_ones_own_comes_after_the_set() -> None:
+    own = [OWN, CrossSection("MY_RANK", OWN, "rank")]
+    assert names_of(own) == [*ALPHA158, "MY_ONE", "MY_RANK"]
+    assert names_of(own, set="core")[22:] == ["MY_ONE", "MY_RANK"]
+    assert names_of(own, include=("MY_RANK", "KMID")) == ["KMID", "MY_RANK"]
+    assert names_of(own, exclude=("MY_ONE",)) == [*ALPHA158, "MY_RANK"]
+
+
+@pytest.mark.parametrize("name", ["KMID", "kmid", "Mom_12_1", "VWAP0"])
+def test_the_name_of_a_built_in_feature_is_refused_in_any_case(name) -> None:
+    with pytest.raises(SettingsError, match=rf"Feature {name} .* has the name of another feature"):
+        choose_features(FeatureSettings(), [Feature(name, ("close",), 0, lambda close: close)])
+
+
+def test_the_name_of_another_feature_of_ones_own_is_refused_in_any_case() -> None:
+    again = Feature("my_one", ("close",), 0, lambda close: close)
+    with pytest.raises(SettingsError, match=r"Feature my_one .* another feature, MY_ONE"):
+        choose_features(FeatureSettings(), [OWN, again])
+    with pytest.raises(SettingsError, match="another feature, MY_ONE"):
+        choose_features(FeatureSettings(), [OWN, OWN])
+
+
+@pytest.mark.parametrize("name", sorted(RESERVED))
+def test_the_name_of_a_column_that_is_there_is_refused_in_any_case(name) -> None:
+    for one in (name, name.upper()):
+        with pytest.raises(SettingsError, match=f"No feature can be called {one}"):
+            choose_features(FeatureSettings(), [Feature(one, ("close",), 0, lambda close: close)])
+
+
+@pytest.mark.parametrize("name", ["", "1a", "a b", "a\n", "é", "a" * 64, "a=1", "_a", None, 5])
+def test_a_name_that_could_rewrite_a_models_header_is_refused(name) -> None:
+    with pytest.raises(SettingsError, match="is no feature name"):
+        Feature(name, ("close",), 0, lambda close: close)
+    with pytest.raises(SettingsError, match="is no feature name"):
+        CrossSection(name, OWN, "rank")
+
+
+def test_unknown_inputs_are_refused_with_those_that_there_are() -> None:
+    everything = r"inputs are open, high, low, close, volume, vwap"
+    with pytest.raises(SettingsError, match=f"Feature A takes price, adj; {everything}"):
+        Feature("A", ("close", "price", "adj"), 0, lambda *x: x[0])
+    with pytest.raises(SettingsError, match=f"Feature A takes nothing; {everything}"):
+        Feature("A", (), 0, lambda: 0)
+    with pytest.raises(SettingsError, match=everything):
+        Feature("A", "close", 0, lambda close: close)
+
+
+def test_a_negative_window_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"Feature A has window -1: .* 0 or more"):
+        Feature("A", ("close",), -1, lambda close: close)
+
+
+@pytest.mark.parametrize("window", [5.0, "5", None])
+def test_a_window_that_is_no_whole_number_is_refused(window) -> None:
+    with pytest.raises(SettingsError, match="Feature A has window"):
+        Feature("A", ("close",), window, lambda close: close)
+
+
+def test_inputs_may_be_a_list_in_a_cross_section_too() -> None:
+    """Or are refused with a message."""
+    with contextlib.suppress(SettingsError):
+        base = Feature("BASE", ["close"], 0, lambda close: close)
+        found = compute_features(BARS, [CrossSection("A", base, "rank")])
+        assert found["A"].max() == 1.0
+
+
+def test_a_cross_section_is_a_rank_or_a_zscore_of_a_feature() -> None:
+    with pytest.raises(SettingsError, match='how="median": "rank" or "zscore"'):
+        CrossSection("A", OWN, "median")
+    for no_feature in ("ROC5", CrossSection("B", OWN, "rank"), None):
+        with pytest.raises(SettingsError, match="A"):
+            CrossSection("A", no_feature, "rank")

@@ -1,6 +1,7 @@
 """A user's own features: modules of the home, loaded by name and tried before they are used."""
 
 import importlib.util
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -42,19 +43,20 @@ def load_own_features(home: Home, modules: Sequence[str]) -> OwnFeatures:
 
 
 def _run(name: str, path: str, source: bytes) -> list[AnyFeature]:
-    spec = importlib.util.spec_from_loader(name, loader=None, origin=path)
+    spec = importlib.util.spec_from_loader(f"quant_home_{name}", loader=None, origin=path)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     module.__file__ = path
+    sys.modules[module.__name__] = module  # where dataclasses look names up
     try:
         # What is hashed is what runs: the file is read once, and no cached bytecode is used.
         exec(compile(source, path, "exec"), module.__dict__)
     except FeatureError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise FeatureError(f"{path} failed: {type(error).__name__}: {error}.") from error
     features = getattr(module, "FEATURES", None)
-    if not isinstance(features, list | tuple):
+    if not isinstance(features, list | tuple) or not features:
         raise FeatureError(f"{path} has no list FEATURES of features.")
     for feature in features:
         if not isinstance(feature, Feature | CrossSection):

@@ -60,7 +60,8 @@ def require_history(ws: Workspace, sessions: Sequence[date], key: str, task: Tas
     """Raise NotEnoughHistory if no fold can fit by the end of a partition, whatever the data."""
     spec = ws.settings.folds
     n_sessions = bisect_right(sessions, ws.grid.asof(key))
-    youth = ws.settings.universe.min_sessions - 1
+    settings = ws.settings
+    youth = max(settings.universe.min_sessions, settings.features.min_sessions) - 1
     n_known = max(n_sessions - task.label_span - youth, 0)
     gaps = 2 * (task.label_span + spec.embargo_sessions)
     needed = spec.min_train_sessions + spec.stop_sessions + spec.n_folds * spec.test_sessions + gaps

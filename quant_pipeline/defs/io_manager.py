@@ -170,7 +170,7 @@ def replace_window(
         _require_whole(con, table, column, *run, stored, rows.column_names)
         con.execute(f"DROP TABLE {table}")
         stored = []
-        for key in set(context.asset_partition_keys) - set(keys):
+        for key in (k for k in context.asset_partition_keys if k not in keys):
             writing.record(table, key, 0, "", "")  # empty until its block comes
     if stored:
         con.execute(f"DELETE FROM {table} WHERE {column} >= ? AND {column} < ?", [start, end])

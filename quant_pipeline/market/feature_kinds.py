@@ -47,21 +47,22 @@ class Feature:
     name: str
     inputs: tuple[str, ...]
     window: int
-    compute: KernelColumn | Callable[..., Series] = field(repr=False, compare=False)
+    compute: KernelColumn | Callable[..., Series] = field(repr=False)
     formula: str = ""
 
     def __post_init__(self) -> None:
         require_identifier(self.name)
-        unknown = [name for name in self.inputs if name not in INPUTS]
+        object.__setattr__(self, "inputs", tuple(self.inputs))
+        unknown = [str(name) for name in self.inputs if name not in INPUTS]
         if unknown or not self.inputs:
             raise SettingsError(
                 f"Feature {self.name} takes {', '.join(unknown) or 'nothing'}; inputs are "
                 f"{', '.join(INPUTS)}."
             )
-        if self.window < 0:
+        if type(self.window) is not int or self.window < 0:
             raise SettingsError(
-                f"Feature {self.name} has window {self.window}: the sessions that it looks back, "
-                "0 or more."
+                f"Feature {self.name} has window {self.window!r}: it is the number of sessions "
+                "that the feature looks back, 0 or more."
             )
 
 
@@ -80,6 +81,11 @@ class CrossSection:
 
     def __post_init__(self) -> None:
         require_identifier(self.name)
+        if not isinstance(self.of, Feature):
+            raise SettingsError(
+                f"Feature {self.name} is to be of {self.of!r}, which is no Feature: write "
+                'ALPHA158["ROC5"], or a Feature of your own.'
+            )
         if self.how not in ("rank", "zscore"):
             raise SettingsError(f'Feature {self.name} has how="{self.how}": "rank" or "zscore".')
 

@@ -43,8 +43,8 @@ def compute_matrix(
 
     Windows that span one of the bars flagged in `is_jump` are NaN. Bars may begin in the middle
     of history: then `first_session`, one entry a symbol code, says when each symbol began, and
-    the wanted bars (all by default) have their windows before them. Only bars `in_universe`
-    count for features across symbols. Known at the close of each bar's session.
+    the wanted bars (all by default) have those of their windows before them. Only bars
+    `in_universe` count for features across symbols. Known at the close of each bar's session.
 
     The matrix lies in memory feature by feature. Its bits depend neither on the number of
     threads nor on what other bars and features are asked for.
@@ -52,7 +52,8 @@ def compute_matrix(
     wanted = np.ones(len(symbol), np.bool_) if is_wanted is None else is_wanted
     ends = np.concatenate([[0], np.cumsum(wanted)])
     plan = _Plan.of(features)
-    out = np.empty((plan.n_rows, int(ends[-1])), np.float32)
+    # One column more than needed: no slice is contiguous, so kernels are compiled for one layout.
+    out = np.empty((plan.n_rows, int(ends[-1]) + 1), np.float32)[:, :-1]
     task = _Panel(symbol, session, _as_given(columns), wanted, is_jump, first_session)
     slices = [(a, b) for a, b in symbol_slices(symbol) if ends[a] < ends[b]]
     n_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
@@ -65,6 +66,8 @@ def compute_matrix(
 
     with ThreadPoolExecutor(n_threads) as pool:
         list(pool.map(fill, [share for share in shares if share]))
+    for row, same in plan.copies:
+        out[row] = out[same]
     members = None if in_universe is None else in_universe[wanted]
     for feature, row, base in plan.across:
         out[row] = _across_symbols(feature, out[base], session[wanted], members)
@@ -82,6 +85,7 @@ class _Plan:
     kernels: list[tuple[Callable[..., None], Kernel, Ints]] = field(default_factory=list)
     functions: list[tuple[Feature, int]] = field(default_factory=list)
     across: list[tuple[CrossSection, int, int]] = field(default_factory=list)
+    copies: list[tuple[int, int]] = field(default_factory=list)
     windows: Ints = field(default_factory=lambda: np.empty(0, np.int64))
     n_rows: int = 0
 
@@ -95,15 +99,18 @@ class _Plan:
             if isinstance(feature, CrossSection):
                 plan.across.append((feature, row, rows.index(feature.of)))
             elif isinstance(feature.compute, KernelColumn):
-                slots.setdefault(feature.compute.kernel, {})[feature.compute.column] = row
+                mine = slots.setdefault(feature.compute.kernel, {})
+                same = mine.setdefault(feature.compute.column, row)
+                if same != row:
+                    plan.copies.append((row, same))
             else:
                 plan.functions.append((feature, row))
         if slots:
             from quant_pipeline.market import kernels  # numba, only when needed
 
-            for kernel, mine in slots.items():
+            for kernel, rows_by_column in slots.items():
                 n = KERNELS[kernel]
-                where = np.array([mine.get(i, len(rows)) for i in range(n)], np.int64)
+                where = np.array([rows_by_column.get(i, len(rows)) for i in range(n)], np.int64)
                 plan.kernels.append((getattr(kernels, kernel.name), kernel, where))
         return plan
 
@@ -126,13 +133,18 @@ def _as_given(columns: Mapping[str, Series]) -> dict[str, Series]:
 
 
 def _fill_symbol(plan: _Plan, panel: _Panel, first: int, last: int, out: Narrow) -> None:
-    """Fill the columns of one symbol's wanted bars."""
-    session = panel.session[first:last]
-    start = int(session[0])
+    """Fill the columns of one symbol's wanted bars.
+
+    Its arrays begin with its first bar ever (sessions before its first one here may be in its
+    windows, too) or where the window of its first wanted bar does.
+    """
+    began = panel.session[first]
     if panel.first_session is not None:
-        # Sessions between its first bar ever and its first one here are in its windows, too.
-        start = max(int(panel.first_session[panel.symbol[first]]), int(panel.session.min()))
-    place = session - start
+        began = panel.first_session[panel.symbol[first]]
+    first_wanted = panel.session[first + int(np.argmax(panel.is_wanted[first:last]))]
+    start = max(int(began), int(first_wanted - plan.windows.max()))
+    first += int(np.searchsorted(panel.session[first:last], start))
+    place = panel.session[first:last] - start
     bars = SymbolBars(**{n: spread(panel.columns[n][first:last], place) for n in INPUTS})
     is_wanted = panel.is_wanted[first:last]
     at = place[is_wanted]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from quant_pipeline.errors import FeatureError
+from quant_pipeline.market.alpha158 import ALPHA158
 from quant_pipeline.market.feature_kinds import (
     INPUTS,
     CrossSection,
@@ -14,8 +15,9 @@ from quant_pipeline.market.feature_kinds import (
 )
 from quant_pipeline.market.feature_matrix import Narrow, call_function
 
-SPARE_SESSIONS = 60
+SPARE_SESSIONS = 600  # more than a year or two of looking ahead
 N_SYMBOLS = 3
+N_CUTS = 24
 
 
 def require_honest(features: Sequence[Feature | CrossSection]) -> None:
@@ -27,12 +29,29 @@ def require_honest(features: Sequence[Feature | CrossSection]) -> None:
     """
     for feature in features:
         base = feature.of if isinstance(feature, CrossSection) else feature
-        if not isinstance(base.compute, KernelColumn):
-            for seed in range(N_SYMBOLS):
-                _try(base, _made_up(base.window + 2 * SPARE_SESSIONS, seed))
+        if isinstance(base.compute, KernelColumn):
+            _require_same_window(base)
+            continue
+        has_values = [_try(base, _made_up(base.window, seed)) for seed in range(N_SYMBOLS)]
+        if not any(has_values):
+            raise FeatureError(
+                f"Feature {base.name} is refused: tried on {N_SYMBOLS} made-up symbols with "
+                f"{base.window + SPARE_SESSIONS} sessions, it has no value at all."
+            )
 
 
-def _try(feature: Feature, bars: SymbolBars) -> None:
+def _require_same_window(feature: Feature) -> None:
+    """Refuse another name for a built-in feature with another window than it has."""
+    for known in ALPHA158.values():
+        if known.compute == feature.compute and known.window != feature.window:
+            raise FeatureError(
+                f"Feature {feature.name} has window {feature.window}, but it is {known.name}, "
+                f"whose window is {known.window}."
+            )
+
+
+def _try(feature: Feature, bars: SymbolBars) -> bool:
+    """Whether it has a value; raises FeatureError if it cannot be trusted."""
     n = len(bars.close)
     before = _copy(bars)
     with np.errstate(all="ignore"):
@@ -42,19 +61,20 @@ def _try(feature: Feature, bars: SymbolBars) -> None:
                 f"Feature {feature.name} changes the arrays that it is given: others read them, "
                 "too. Copy one before writing to it."
             )
-        for last in range(0, n - 1, 7):
+        for last in np.linspace(0, n - 2, N_CUTS).astype(int).tolist():
             past = call_function(feature, _part(bars, 0, last + 1))
             _require_same(
                 feature, past, whole[: last + 1], 0, f"with the sessions up to {last} alone than "
                 "with later ones, too: it looks ahead",
             )  # fmt: skip
-        for t in range(feature.window, n, 11):
+        for t in np.linspace(feature.window, n - 1, N_CUTS).astype(int).tolist():
             first = t - feature.window
             alone = call_function(feature, _part(bars, first, n))[feature.window :]
             _require_same(
                 feature, alone, whole[t:], t, f"with the sessions from {first} on alone: it uses "
                 f"more than its window of {feature.window} sessions before a session",
             )  # fmt: skip
+    return bool((~np.isnan(whole)).any())
 
 
 def _require_same(feature: Feature, part: Narrow, whole: Narrow, start: int, why: str) -> None:
@@ -67,7 +87,9 @@ def _require_same(feature: Feature, part: Narrow, whole: Narrow, start: int, why
         )
 
 
-def _made_up(n: int, seed: int) -> SymbolBars:
+def _made_up(window: int, seed: int) -> SymbolBars:
+    """A symbol without a hole, with one longer than the window, or with many small ones."""
+    n = window + SPARE_SESSIONS
     rng = np.random.default_rng([158, seed])
     close = 20.0 * np.exp(0.02 * rng.standard_normal(n).cumsum())
     close[n // 3 : n // 3 + 9] = close[n // 3]
@@ -77,8 +99,13 @@ def _made_up(n: int, seed: int) -> SymbolBars:
     volume = np.round(1e5 * np.exp(rng.standard_normal(n)))
     volume[n // 2 : n // 2 + 4] = 0.0
     arrays = [opened, high, low, close, volume, (high + low + close) / 3]
-    for values in arrays:  # a few sessions without a bar, not the first one
-        values[1 + rng.permutation(n - 1)[: n // 25] if seed else []] = np.nan
+    holes = [
+        np.arange(0),
+        np.arange(150, min(n - 150, 160 + window)),
+        rng.permutation(n)[: n // 25],
+    ]
+    for values in arrays:
+        values[holes[seed][holes[seed] > 0]] = np.nan
     return SymbolBars(*arrays)
 
 

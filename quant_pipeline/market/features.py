@@ -1,5 +1,6 @@
 """The features that there are, which of them are chosen, and the pure way to compute them."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -125,6 +126,8 @@ def compute_features(
         )
     market, day = _numbered(bars["ts"], sessions)
     codes, symbols = pd.factorize(bars["symbol"], sort=True)
+    if (codes < 0).any():
+        raise FeatureError(f"{(codes < 0).sum()} bars have no symbol.")
     columns = {name: bars[name].to_numpy() for name in INPUTS}
     members = bars["in_universe"].to_numpy(np.bool_) if "in_universe" in bars else None
     if not _is_sorted(codes, day):
@@ -177,4 +180,7 @@ def _named(names: Sequence[str | AnyFeature] | None) -> list[AnyFeature]:
         if isinstance(name, str) and name not in KNOWN:
             raise FeatureError(unknown_name("feature", name, KNOWN))
         found.append(KNOWN[name] if isinstance(name, str) else name)
+    twice = [name for name, n in Counter(f.name for f in found).items() if n > 1]
+    if twice:
+        raise FeatureError(f"Feature {twice[0]} is asked for twice.")
     return found

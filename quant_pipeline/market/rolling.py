@@ -70,9 +70,10 @@ def lowest(x: Values, window: int) -> Values:
 
 
 def compile_all() -> None:
-    """Compile every function for float64."""
+    """Compile every function for both precisions."""
     for function in (mean, std, highest, lowest):
-        function(np.ones(3), 2)
+        for dtype in (np.float64, np.float32):
+            function(np.ones(3, dtype), 2)
 
 
 if __name__ == "__main__":
