@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from quant_pipeline.market.adjust import Bars, merge_delivery
-from quant_pipeline.market.features import symbol_slices
+from quant_pipeline.market.feature_matrix import symbol_slices
 from quant_pipeline.market.jumps import find_jumps
 from quant_pipeline.market.sessions import find_sessions
 from quant_pipeline.market.validate import Validated, validate_rows

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-MOST_NAMES = 20
+MOST_NAMES = 120
 
 
 class QuantError(Exception):

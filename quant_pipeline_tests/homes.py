@@ -42,7 +42,7 @@ min_median_value = 1000.0
 
 [features]
 exclude = []
-min_sessions = 20
+min_sessions = 1
 
 [folds]
 n_folds = 2

@@ -139,15 +139,20 @@ def test_every_partition_that_would_come_out_different_is_stale(used, market, un
 
 
 def require_a_change_within_reach(made: SmallHome, found: set[tuple[str, str]]) -> None:
-    """A stale partition has a changed date in it or so many sessions before it."""
+    """A stale partition has a changed date in it or so many sessions before it.
+
+    A frame is as stale as the partitions of the sessions whose labels became known in it.
+    """
     ws = made.workspace
     stored = read_stored(ws)
     changed = [t for (t,) in made.rows("SELECT ts FROM price_changes WHERE batch_id > 1")]
     for asset, key in found:
         start, end = ws.grid.window(key)
         span = max(task.label_span for task in ws.settings.tasks)
-        reach = reach_of_features(ws) + (span if asset == "training_frame" else 0)
-        before = [ts for ts in stored.sessions if ts < start][-reach:]
+        before = [ts for ts in stored.sessions if ts < start]
+        if asset == "training_frame" and before:
+            start = ws.grid.window(ws.grid.key(before[-span:][0]))[0]
+        before = [ts for ts in stored.sessions if ts < start][-reach_of_features(ws) :]
         first = before[0] if before else start
         assert any(first <= ts < end for ts in changed)
 

@@ -50,7 +50,7 @@ from quant_pipeline.market.features import Feature
 FEATURES = (Feature("OTHER", ("high", "low"), 0, lambda high, low: high - low),)
 """
 SETTINGS = {
-    "[features]\nexclude = []\nmin_sessions = 20":
+    "[features]\nexclude = []\nmin_sessions = 1":
     '[features]\nset = "core"\nexclude = []\nmodules = ["my_features"]\nmin_sessions = 40'
 }  # fmt: skip
 KEYS = [f"2015-{month:02}" for month in range(6, 13)] + [

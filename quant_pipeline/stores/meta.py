@@ -284,6 +284,22 @@ class MetaStore:
         with self.reading() as session:
             return [Written(*row) for row in session.exec(wanted)]
 
+    def digest_before(self, batch: Written, batch_id: int) -> str | None:
+        """The digest that a batch's slice had when the batch of that id was written."""
+        wanted = (
+            select(Batch.digest)
+            .where(
+                Batch.status == "committed",
+                Batch.table_name == batch.table_name,
+                Batch.partition_key == batch.partition_key,
+                Batch.task_id == batch.task_id,
+                col(Batch.id) < batch_id,
+            )
+            .order_by(col(Batch.id).desc())
+        )
+        with self.reading() as session:
+            return session.exec(wanted).first()
+
     def require_fact(self, name: str, value: str, *, keep: bool = True) -> None:
         """Remember a fact of this home at first use, if `keep`; refuse another value later."""
         with self.writing() if keep else self.reading() as session:
