@@ -199,6 +199,8 @@ class TrainSettings(Section):
     feature_fraction: float = Field(default=0.5, gt=0, le=1)
     bagging_fraction: float = Field(default=0.7, gt=0, le=1)
     lambda_l2: float = Field(default=10.0, ge=0)
+    max_bin: int = Field(default=63, ge=2, le=65535)
+    bin_sample_rows: int = Field(default=20_000, ge=100)
 
 
 class StoreSettings(Section):

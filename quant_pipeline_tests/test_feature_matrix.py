@@ -73,6 +73,7 @@ class Market:
         rows = np.ones(len(self.symbol), bool) if rows is None else rows
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(os, "sched_getaffinity", lambda _pid: set(range(n_threads)))
+            patch.setattr(feature_matrix, "ROWS_A_THREAD", 1)
             return compute_matrix(
                 self.symbol[rows],
                 self.session[rows],
@@ -190,7 +191,8 @@ def test_a_symbol_alone_has_the_same_bits_though_nobody_traded_when_its_look_bac
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs an affinity to set")
-def test_one_core_gives_the_bits_of_all_cores() -> None:
+def test_one_core_gives_the_bits_of_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feature_matrix, "ROWS_A_THREAD", 1)
     market = make_panel(3)
     call = market.symbol, market.session, market.columns, list(KNOWN.values()), market.is_jump
     usual = os.sched_getaffinity(0)

@@ -150,6 +150,8 @@ OTHER = {
     "feature_fraction": 1.0,
     "bagging_fraction": 0.5,
     "lambda_l2": 0.0,
+    "max_bin": 15,
+    "bin_sample_rows": 100,
 }
 NOT_OF_THE_FIT = {"window_sessions", "min_rows"}
 

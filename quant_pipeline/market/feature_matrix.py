@@ -26,6 +26,8 @@ from quant_pipeline.market.feature_kinds import (
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 Narrow = npt.NDArray[np.float32]
+# What is less costs more in waiting for Python's lock than a second core saves.
+ROWS_A_THREAD = 20_000
 _WINDOWS = np.array(WINDOWS, np.int64)
 
 
@@ -56,7 +58,7 @@ def compute_matrix(
     out = np.empty((plan.n_rows, int(ends[-1]) + 1), np.float32)[:, :-1]
     task = _Panel(symbol, session, _as_given(columns), wanted, is_jump, first_session)
     slices = [(a, b) for a, b in symbol_slices(symbol) if ends[a] < ends[b]]
-    n_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    n_threads = min(_n_cores(), 1 + int(ends[-1]) // ROWS_A_THREAD)
     shares = [slices[i :: n_threads * 4] for i in range(n_threads * 4)]
 
     def fill(share: list[tuple[int, int]]) -> None:
@@ -72,6 +74,13 @@ def compute_matrix(
     for feature, row, base in plan.across:
         out[row] = _across_symbols(feature, out[base], session[wanted], members)
     return out[: len(features)].T
+
+
+def _n_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @dataclass

@@ -119,6 +119,8 @@ def booster_parameters(task: Task, spec: TrainSettings) -> dict[str, Any]:
         "bagging_fraction": spec.bagging_fraction,
         "bagging_freq": 1,
         "lambda_l2": spec.lambda_l2,
+        "max_bin": spec.max_bin,
+        "bin_construct_sample_cnt": spec.bin_sample_rows,
         # Folds share bins: a feature too rare in one fold must not vanish from all of them.
         "feature_pre_filter": False,
         "deterministic": True,
