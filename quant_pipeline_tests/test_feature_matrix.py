@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from quant_pipeline.errors import FeatureError
+from quant_pipeline.market import feature_matrix
 from quant_pipeline.market.feature_matrix import compute_matrix
 from quant_pipeline.market.features import (
     ALPHA158,
