@@ -13,6 +13,8 @@ from quant_pipeline.chain.seal import judge_until, waiting_message
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.market.labels import REASONS
 
+ROW_COUNT = "dagster/row_count"
+
 
 def window(context: dg.AssetExecutionContext) -> tuple[Any, Any]:
     """The dates ``[start, end)`` of the partitions of this run."""
@@ -64,7 +66,7 @@ def describe_features(
         "rows_that_span_a_jump": "spans_jump",
     }  # fmt: skip
     return {
-        key: {"rows": len(part), "symbols": len(pc.unique(part["symbol"])),
+        key: {"rows": len(part), ROW_COUNT: len(part), "symbols": len(pc.unique(part["symbol"])),
               **{name: pc.sum(part[column]).as_py() or 0 for name, column in names.items()}}
         for key, part in split(workspace, counted, "ts", keys)
     }  # fmt: skip
@@ -76,6 +78,7 @@ def describe_labels(rows: pa.Table) -> dict[str, Any]:
     n_by_reason = {reason: pc.sum(pc.equal(rows["reason"], reason)).as_py() for reason in REASONS}
     return {
         "rows": len(rows) - sum(n or 0 for n in n_by_reason.values()),
+        ROW_COUNT: len(rows),
         "mean_label": float("nan") if mean_label is None else mean_label,
         **{f"without_label/{reason}": n or 0 for reason, n in n_by_reason.items()},
     }

@@ -131,7 +131,8 @@ class ArrowHandler(DbTypeHandler[pa.Table]):
             with ws.writing(table_slice.table, context.run_id) as writing:
                 replace_window(ws, writing, context, table_slice, part, rows)
             n_rows += len(rows)
-        return {"dagster/row_count": n_rows}
+        # Of blocks each partition has its own number.
+        return {} if isinstance(obj, Blocks) else {"dagster/row_count": n_rows}
 
     def load_input(
         self, context: dg.InputContext, table_slice: TableSlice, connection: Any
