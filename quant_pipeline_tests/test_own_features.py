@@ -14,6 +14,7 @@ import pytest
 from quant_pipeline.chain import blocks as chain_blocks
 from quant_pipeline.chain.features import features_between, features_in_blocks
 from quant_pipeline.chain.own_features import load_own_features
+from quant_pipeline.chain.predict import score_partition
 from quant_pipeline.chain.stale import read_stored, stale_data
 from quant_pipeline.defs.grid import make_partitions
 from quant_pipeline.defs.io_manager import Blocks, SeriesIOManager
@@ -113,9 +114,9 @@ def mine(trained, tmp_path) -> Iterator[SmallHome]:
     ("text", "message"),
     [
         (None, r"names my_features, but .*my_features\.py is no file\. Make it, with a list"),
-        ("def f(:\n", r"my_features\.py failed: SyntaxError: .*line 1"),
-        ("1 / 0\n", r"my_features\.py failed: ZeroDivisionError"),
-        ("import no_such_module\n", r"my_features\.py failed: ModuleNotFoundError: .*no_such_mod"),
+        ("def f(:\n", r"my_features\.py: SyntaxError: .*line 1"),
+        ("1 / 0\n", r"my_features\.py, line 1: ZeroDivisionError"),
+        ("import no_such_module\n", r"my_features\.py, line 1: ModuleNotFoundError: .*no_such_mod"),
         ("x = 1\n", r"my_features\.py has no list FEATURES"),
         ("FEATURES = 5\n", r"my_features\.py has no list FEATURES"),
         ("FEATURES = {'A': 1}\n", r"my_features\.py has no list FEATURES"),
@@ -123,7 +124,7 @@ def mine(trained, tmp_path) -> Iterator[SmallHome]:
         (MODULE + "FEATURES.append(pull)\n", r"FEATURES of .*my_features\.py holds <function pull"),
         (
             MODULE + "FEATURES.append(Feature('1a', ('close',), 0, pull))\n",
-            r"my_features\.py failed: SettingsError: '1a' is no feature name",
+            r"my_features\.py, line \d+: '1a' is no feature name",
         ),
         (
             MODULE + "FEATURES.append(Feature('SHORT', ('close',), 3, pull))\n",
@@ -272,6 +273,42 @@ def test_a_comment_in_a_module_makes_its_features_stale(mine) -> None:
     assert stale["features_daily"] == dict.fromkeys(KEYS, "settings changed")
     with pytest.raises(GateError, match="other features or another universe"):
         mine.run(["lgbm_model"], "2016-07")
+
+
+@pytest.mark.parametrize(
+    ("edit", "why"),
+    [
+        (lambda made: write_module(made, MODULE.replace("- 1", "- 2")), "its module was changed"),
+        (
+            lambda made: made.change_settings("min_sessions = 40", "min_sessions = 30"),
+            "MY_RANK ranks among another universe",
+        ),
+        (lambda made: made.change_settings("exclude = []", 'exclude = ["KMID"]'), "no feature"),
+    ],
+    ids=["formula", "universe", "excluded"],
+)
+def test_a_frozen_model_scores_nothing_on_other_features_than_it_learned_from(
+    mine, edit, why
+) -> None:
+    """The window keeps its model, and the model its features, by meaning and not by name alone."""
+    text = (mine.root / "quant.toml").read_text()
+    n_scores = len(mine.scores())
+    mine.change_series("DELETE FROM predictions WHERE ts = '2016-08-05'")
+    kept = mine.scores()
+    assert 0 < len(kept) < n_scores
+    edit(mine)
+    run_features(mine, KEYS)
+    for task in mine.workspace.tasks():
+        scored = score_partition(mine.workspace, "2016-08", task)
+        assert scored.n_new == scored.n_different == 0
+        assert why in scored.why
+    assert mine.scores() == kept
+    write_module(mine)
+    (mine.root / "quant.toml").write_text(text)
+    run_features(mine, KEYS)
+    for task in mine.workspace.tasks():
+        assert score_partition(mine.workspace, "2016-08", task).n_new > 0
+    assert len(mine.scores()) == n_scores
 
 
 @pytest.mark.parametrize("text", [None, "1 / 0\n"], ids=["lost", "broken"])

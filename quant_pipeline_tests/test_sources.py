@@ -422,6 +422,15 @@ def test_parquet_with_an_unnamed_date_index(tmp_path: Path) -> None:
     assert deliver(tmp_path / "A.parquet")[0][0]["ts"] == date(2020, 1, 2)
 
 
+def test_parquet_of_a_filtered_frame_has_an_index_that_is_no_date(tmp_path: Path) -> None:
+    frame = pd.DataFrame(1.0, [3, 7], ["open", "high", "low", "close", "volume"])
+    frame["ts"], frame["symbol"] = pd.to_datetime(["2020-01-02", "2020-01-03"]), "A"
+    frame.to_parquet(tmp_path / "some.parquet")
+    assert "__index_level_0__" in pq.read_schema(tmp_path / "some.parquet").names
+    rows = deliver(tmp_path / "some.parquet")[0]
+    assert [row["ts"] for row in rows] == [date(2020, 1, 2), date(2020, 1, 3)]
+
+
 def test_the_limits_are_stated_with_their_numbers() -> None:
     for number in ("200 times", "2000 columns", "64 KiB a line", "first 50 lines"):
         assert number in LIMITS

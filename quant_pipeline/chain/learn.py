@@ -287,7 +287,11 @@ def _content(
 def experiment(ws: Workspace, task: Task) -> dict[str, Any]:
     """Every setting that decides a model of a task."""
     named = ws.settings.model_dump(mode="json", exclude={"tasks", "store", "ingest"})
-    return {**named, "task": task.model_dump(mode="json")}
+    return {
+        **named,
+        "task": task.model_dump(mode="json"),
+        "feature_modules": ws.feature_modules,
+    }
 
 
 def recipe_id(ws: Workspace, task: Task) -> str:

@@ -2,11 +2,12 @@
 
 import importlib.util
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
-from quant_pipeline.errors import FeatureError
+from quant_pipeline.errors import FeatureError, QuantError
 from quant_pipeline.market.feature_kinds import AnyFeature, CrossSection, Feature
 from quant_pipeline.market.feature_trial import require_honest
 from quant_pipeline.settings import Home
@@ -51,10 +52,11 @@ def _run(name: str, path: str, source: bytes) -> list[AnyFeature]:
     try:
         # What is hashed is what runs: the file is read once, and no cached bytecode is used.
         exec(compile(source, path, "exec"), module.__dict__)
-    except FeatureError:
-        raise
     except (Exception, SystemExit) as error:
-        raise FeatureError(f"{path} failed: {type(error).__name__}: {error}.") from error
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
+        line = f", line {lines[-1]}" if lines else ""
+        kind = "" if isinstance(error, QuantError) else f" {type(error).__name__}:"
+        raise FeatureError(f"{path}{line}:{kind} {str(error).rstrip('.')}.") from error
     features = getattr(module, "FEATURES", None)
     if not isinstance(features, list | tuple) or not features:
         raise FeatureError(f"{path} has no list FEATURES of features.")

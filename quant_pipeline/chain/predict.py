@@ -13,6 +13,7 @@ from quant_pipeline.chain.panel import days
 from quant_pipeline.chain.seal import judge_until, partition_before
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.errors import GateError, NoData
+from quant_pipeline.market.features import KNOWN, CrossSection
 from quant_pipeline.ml.gate import ModelRow, decide_champion, require_model_before
 from quant_pipeline.ml.score import score_rows, session_percentile
 from quant_pipeline.settings import Task
@@ -100,12 +101,12 @@ def score_partition(ws: Workspace, key: str, task: Task, run_id: str = "") -> Sc
     model = ws.meta.model(model_id)
     require_model_before(model.asof, start)
     with ws.series.reading("scoring") as con:
-        lost = lost_features(con, model)
+        lost = lost_features(ws, con, model)
         if lost and len(_stored_scores(con, model, start, end)):
-            why = f"{why}; stored scores stay, none is added: {lost[0]} is no feature any more"
+            why = f"{why}; stored scores stay, none is added: {in_words(lost)}"
             rows = None
         else:
-            rows = _score(ws, con, model, _read_features(con, model, start, end))
+            rows = _score(ws, con, model, _read_features(ws, con, model, start, end))
     if rows is not None and len(rows):
         frozen = ws.meta.freeze_champion(
             Champion(
@@ -144,7 +145,7 @@ def score_shadow(ws: Workspace, model: Model, first: date, last: date) -> Scored
     """
     require_model_before(model.asof, first)
     with ws.series.reading("scoring") as con:
-        features = _read_features(con, model, first, date.fromordinal(last.toordinal() + 1))
+        features = _read_features(ws, con, model, first, date.fromordinal(last.toordinal() + 1))
         rows = _score(ws, con, model, features)
     if not len(rows):
         raise NoData(
@@ -168,20 +169,37 @@ def _stored_scores(con: Connection, model: Model, start: date, end: date) -> pa.
     )
 
 
-def lost_features(con: Connection, model: Model) -> list[str]:
-    """Features of a model that features_daily has no more."""
+def lost_features(ws: Workspace, con: Connection, model: Model) -> dict[str, str]:
+    """Why features of a model are not those of today: they are gone, or their module changed."""
     stored = columns_of(con, "features_daily")
-    return [name for name in model.features if name not in stored]
+    lost = {name: "is no feature any more" for name in model.features if name not in stored}
+    own = {f.name: f for f in ws.features if f.name in model.features and f.name not in KNOWN}
+    if model.settings.get("feature_modules", {}) != ws.feature_modules:
+        lost |= {name: "may be another one: its module was changed" for name in own}
+    universe = ws.settings.universe.model_dump(mode="json"), ws.settings.features.min_sessions
+    then = model.settings["universe"], model.settings["features"].get("min_sessions")
+    if universe != then:
+        across = [name for name, f in own.items() if isinstance(f, CrossSection)]
+        lost |= {name: "ranks among another universe" for name in across if name not in lost}
+    return lost
 
 
-def _read_features(con: Connection, model: Model, start: date, end: date) -> pa.Table:
-    missing = lost_features(con, model)
-    if missing:
+def in_words(lost: dict[str, str]) -> str:
+    """The first of lost features, why, and how many there are."""
+    name, why = next(iter(lost.items()))
+    return f"{name} {why}" + (f" ({len(lost)} features in all)" if len(lost) > 1 else "")
+
+
+def _read_features(
+    ws: Workspace, con: Connection, model: Model, start: date, end: date
+) -> pa.Table:
+    lost = lost_features(ws, con, model)
+    if lost:
         raise GateError(
             f"Model {model.model_id[:12]} was trained on {len(model.features)} features, but "
-            f"features_daily lacks {', '.join(missing[:5])}. A partition keeps its model: set the "
-            "features back in quant.toml to score it, or score from the next partition on with a "
-            "model trained on today's features."
+            f"{in_words(lost)}. A partition keeps its model: set the features back as they were "
+            "to score it, or score from the next partition on with a model trained on today's "
+            "features."
         )
     names = ", ".join(f'"{name}"' for name in model.features)
     return query(

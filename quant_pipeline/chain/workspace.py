@@ -58,12 +58,18 @@ class Workspace:
         return load_own_features(self.home, self.settings.features.modules)
 
     @property
+    def feature_modules(self) -> dict[str, str]:
+        """The sha256 of each module with features of the user's own."""
+        return dict(self._own_features.sha256)
+
+    @property
     def feature_set_id(self) -> str:
         """Identifies the features and the universe that a row of features_daily was made with."""
         features = [(f.name, f.formula, f.window) for f in self.features]
         s = self.settings
-        own = self._own_features.sha256
-        return digest(features, own, s.features.min_sessions, s.universe, s.sessions, s.jumps)
+        return digest(
+            features, self.feature_modules, s.features.min_sessions, s.universe, s.sessions, s.jumps
+        )
 
     @property
     def label_spec_id(self) -> str:

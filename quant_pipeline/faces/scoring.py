@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow.compute as pc
 import typer
 
-from quant_pipeline.chain.predict import find_champion, score_shadow
+from quant_pipeline.chain.predict import find_champion, in_words, lost_features, score_shadow
 from quant_pipeline.chain.stale import read_stored
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.defs.jobs import (
@@ -47,6 +47,10 @@ def _counted(
         [task.task_id, first, last],
     )
     model_id, why = find_champion(ws, keys[-1], task)
+    if model_id is not None:
+        with ws.series.reading("scores") as con:
+            lost = lost_features(ws, con, ws.meta.model(model_id))
+        why += f"; no score was added: {in_words(lost)}" if lost else ""
     return {
         "task": task.task_id,
         "from": first.isoformat(),

@@ -52,6 +52,10 @@ class Feature:
 
     def __post_init__(self) -> None:
         require_identifier(self.name)
+        if isinstance(self.inputs, str):
+            raise SettingsError(
+                f'Feature {self.name} has inputs "{self.inputs}"; write a tuple: ("close",).'
+            )
         object.__setattr__(self, "inputs", tuple(self.inputs))
         unknown = [str(name) for name in self.inputs if name not in INPUTS]
         if unknown or not self.inputs:

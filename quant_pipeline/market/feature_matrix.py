@@ -1,10 +1,13 @@
 """Bars in, a matrix of features out: one pass a symbol, symbols shared out over all cores."""
 
 import os
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -181,7 +184,8 @@ def call_function(feature: Feature, bars: SymbolBars) -> Narrow:
         found = np.asarray(values, np.float64)
     except Exception as error:
         raise FeatureError(
-            f"Feature {feature.name} failed on {n} sessions: {type(error).__name__}: {error}."
+            f"Feature {feature.name} failed on {n} sessions{where(error, feature.compute)}: "
+            f"{type(error).__name__}: {str(error).rstrip('.')}."
         ) from error
     if found.shape != (n,):
         raise FeatureError(
@@ -191,6 +195,13 @@ def call_function(feature: Feature, bars: SymbolBars) -> Narrow:
     narrow = found.astype(np.float32)
     narrow[np.isinf(narrow)] = np.nan
     return narrow
+
+
+def where(error: Exception, function: Callable[..., Any]) -> str:
+    """The line of a function's file at which an error arose, as far as it is known."""
+    file = getattr(getattr(function, "__code__", None), "co_filename", None)
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
+    return f", line {lines[-1]} of {Path(str(file)).name}" if lines else ""
 
 
 def _across_symbols(

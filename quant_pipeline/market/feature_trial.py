@@ -1,5 +1,6 @@
 """Try features on a small made-up market: they may not look ahead, nor further back than said."""
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -54,12 +55,18 @@ def _try(feature: Feature, bars: SymbolBars) -> bool:
     """Whether it has a value; raises FeatureError if it cannot be trusted."""
     n = len(bars.close)
     before = _copy(bars)
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the made-up symbols are odd on purpose
         whole = call_function(feature, bars)
         if any(not np.array_equal(getattr(bars, i), getattr(before, i), True) for i in INPUTS):
             raise FeatureError(
                 f"Feature {feature.name} changes the arrays that it is given: others read them, "
                 "too. Copy one before writing to it."
+            )
+        if not np.array_equal(whole, call_function(feature, _copy(bars)), equal_nan=True):
+            raise FeatureError(
+                f"Feature {feature.name} is refused: two calls with the same values gave different "
+                "ones."
             )
         for last in np.linspace(0, n - 2, N_CUTS).astype(int).tolist():
             past = call_function(feature, _part(bars, 0, last + 1))

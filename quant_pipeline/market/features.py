@@ -76,9 +76,11 @@ def choose_features(
         if name.lower() in RESERVED:
             raise SettingsError(f"No feature can be called {name}: a column of that name is there.")
         if name.lower() in taken:
+            other = taken[name.lower()]
+            whose = f"the built-in {other}" if other in KNOWN else f"another of your own, {other}"
             raise SettingsError(
-                f"Feature {name} of features.modules has the name of another feature, "
-                f"{taken[name.lower()]}. Call it something else."
+                f"Feature {name} of features.modules has the name of {whose}. Call it something "
+                "else."
             )
         taken[name.lower()] = name
         known[name] = feature
@@ -107,8 +109,9 @@ def compute_features(
 
     `bars` has symbol, ts and adjusted open, high, low, close, volume, vwap (a NaN is a missing
     value; float32 is taken as given), and may have in_universe for features across symbols.
-    `names` are those of built-in features, or features of one's own; the 158 of Alpha158 if none
-    are given. Windows count market sessions: those given, else the union of the frame's dates.
+    `names` are those of built-in features, or features of one's own (Feature, CrossSection); the
+    158 of Alpha158 if none are given. Windows count market sessions: those given, else the union
+    of the frame's dates.
 
     A missing session is skipped, never filled; a window without a value is NaN. A ratio whose
     denominator is 0 is NaN (of prices: open, close, the close d sessions ago; CORD: yesterday's
@@ -176,7 +179,7 @@ def _named(names: Sequence[str | AnyFeature] | None) -> list[AnyFeature]:
     if names is None:
         return list(ALPHA158.values())
     found: list[Any] = []
-    for name in names:
+    for name in [names] if isinstance(names, str) else names:
         if isinstance(name, str) and name not in KNOWN:
             raise FeatureError(unknown_name("feature", name, KNOWN))
         found.append(KNOWN[name] if isinstance(name, str) else name)

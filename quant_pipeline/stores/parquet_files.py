@@ -8,7 +8,20 @@ import pyarrow.parquet as pq
 from quant_pipeline.errors import SourceError
 from quant_pipeline.stores.csv_files import MAX_COLUMNS, FindColumns
 
-_UNNAMED_INDEX = {"__index_level_0__": "date"}
+_UNNAMED_INDEX = "__index_level_0__"
+
+
+def _find(names: list[str], find: FindColumns) -> dict[str, str]:
+    """Which columns are wanted; an index without a name is the date if no column is."""
+    try:
+        return find([name for name in names if name != _UNNAMED_INDEX])
+    except SourceError:
+        if _UNNAMED_INDEX not in names:
+            raise
+    found = find(["date" if name == _UNNAMED_INDEX else name for name in names])
+    if found["ts"] not in names:
+        found["ts"] = _UNNAMED_INDEX
+    return found
 
 
 def read_parquet(content: bytes, path: Path, find: FindColumns, max_bytes: int) -> pa.Table:
@@ -22,9 +35,7 @@ def read_parquet(content: bytes, path: Path, find: FindColumns, max_bytes: int) 
         names = file.schema_arrow.names
         if len(names) > MAX_COLUMNS:
             raise SourceError(f"{path} has {len(names)} columns (limit: {MAX_COLUMNS}).")
-        found = find([_UNNAMED_INDEX.get(name, name) for name in names])
-        if found["ts"] not in names:
-            found["ts"] = "__index_level_0__"
+        found = _find(names, find)
         groups = range(file.metadata.num_row_groups)
         n_bytes = sum(file.metadata.row_group(i).total_byte_size for i in groups)
         n_bytes = max(n_bytes, 8 * len(found) * file.metadata.num_rows)
