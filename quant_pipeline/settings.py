@@ -204,9 +204,10 @@ class TrainSettings(Section):
 
 
 class StoreSettings(Section):
-    """How long a command waits for another one that writes."""
+    """How long a command waits for another one that writes, and what the database may keep."""
 
     lock_wait_seconds: float = Field(default=60.0, ge=0)
+    memory_gib: float = Field(default=4.0, ge=0.5)
 
 
 DEFAULT_TASKS = (

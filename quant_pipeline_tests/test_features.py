@@ -469,8 +469,24 @@ def test_a_bar_on_no_session_is_an_error() -> None:
         compute_features(BARS, ["KMID"], SESSIONS[:-1])
     with pytest.raises(FeatureError, match="no session"):
         compute_features(BARS, ["KMID"], SESSIONS[:0])
-    with pytest.raises(FeatureError, match="no session"):
-        compute_features(BARS.assign(ts=BARS["ts"].where(BARS.index > 0)), ["KMID"])
+
+
+@pytest.mark.parametrize(
+    ("ts", "message"),
+    [
+        (BARS["ts"].where(BARS.index > 0), "1 bars have no ts"),
+        (BARS["ts"].astype(str).where(BARS.index > 0, "soon"), 'not hold dates: .*"soon"'),
+        (BARS["ts"].dt.strftime("%Y%m%d").astype(int), "not hold dates: they are int64, first"),
+    ],
+    ids=["missing", "a word", "numbers"],
+)
+def test_a_ts_that_is_no_date_is_an_error(ts, message) -> None:
+    with pytest.raises(FeatureError, match=message):
+        compute_features(BARS.assign(ts=ts), ["KMID"])
+    text = BARS.assign(ts=BARS["ts"].astype(str))
+    pd.testing.assert_frame_equal(
+        compute_features(text, ["KMID"]), compute_features(BARS, ["KMID"])
+    )
 
 
 def test_two_bars_of_a_symbol_on_a_session_are_an_error() -> None:

@@ -171,11 +171,28 @@ def test_batches_are_the_newest_committed_ones(meta: MetaStore) -> None:
     (first,) = meta.begin_batches([batch(1)])
     assert meta.batches() == []
     meta.commit_batches([first])
-    meta.begin_batches([batch(2)])  # never committed: its transaction was lost
     assert [b.n_rows for b in meta.batches()] == [1]
+    meta.begin_batches([batch(2)])  # killed: whether its rows are stored is not known
+    assert meta.batches() == []
     meta.commit_batches(meta.begin_batches([batch(3), batch(4, task_id="ret_5d")]))
     found = {(b.table_name, b.partition_key, b.task_id): b.n_rows for b in meta.batches()}
     assert found == {("labels", "2020-01", "up_5d"): 3, ("labels", "2020-01", "ret_5d"): 4}
+
+
+def test_digests_are_those_of_all_batches_of_a_slice_and_none_of_a_pending_one(meta) -> None:
+    assert meta.digests("labels", ("2019-01", "2020-12")) == {}
+    one, two = batch(1), batch(2)
+    one.digest, two.digest = "one", "two"
+    meta.commit_batches(meta.begin_batches([one]))
+    meta.begin_batches([two])
+    meta.commit_batches(meta.begin_batches([batch(3, task_id="ret_5d")]))
+    found = meta.digests("labels", ("2020-01", "2020-01"))
+    mine = found["labels", "2020-01", "up_5d"]
+    assert [digest for _, digest in mine] == ["one", ""]
+    assert mine == sorted(mine)
+    assert len(found) == 2
+    assert meta.digests("features_daily", ("2020-01", "2020-01")) == {}
+    assert meta.digests("labels", ("2020-02", "2020-12")) == {}
 
 
 def test_more_batches_than_one_statement_can_name_are_committed(meta: MetaStore) -> None:

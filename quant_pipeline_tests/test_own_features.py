@@ -10,11 +10,15 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from sqlmodel import select
 
 from quant_pipeline.chain import blocks as chain_blocks
+from quant_pipeline.chain import learn as chain_learn
+from quant_pipeline.chain import predict as chain_predict
+from quant_pipeline.chain import workspace as chain_workspace
 from quant_pipeline.chain.features import features_between, features_in_blocks
 from quant_pipeline.chain.own_features import load_own_features
-from quant_pipeline.chain.predict import score_partition
+from quant_pipeline.chain.predict import score_partition, score_shadow
 from quant_pipeline.chain.stale import read_stored, stale_data
 from quant_pipeline.defs.grid import make_partitions
 from quant_pipeline.defs.io_manager import Blocks, SeriesIOManager
@@ -23,7 +27,7 @@ from quant_pipeline.defs.location import make_definitions
 from quant_pipeline.errors import FeatureError, GateError, SettingsError
 from quant_pipeline.market.features import FEATURE_SETS
 from quant_pipeline.settings import Home
-from quant_pipeline.stores.meta import Batch
+from quant_pipeline.stores.meta import Batch, Champion, utc_now
 from quant_pipeline.stores.series import digest_rows, query
 from quant_pipeline_tests.homes import (
     DATA,
@@ -284,8 +288,12 @@ def test_a_comment_in_a_module_makes_its_features_stale(mine) -> None:
             "MY_RANK ranks among another universe",
         ),
         (lambda made: made.change_settings("exclude = []", 'exclude = ["KMID"]'), "no feature"),
+        (
+            lambda made: made.change_settings("[folds]", "[jumps]\nmin_move = 0.6\n\n[folds]"),
+            r"[jumps] of quant.toml was changed",
+        ),
     ],
-    ids=["formula", "universe", "excluded"],
+    ids=["formula", "universe", "excluded", "jumps"],
 )
 def test_a_frozen_model_scores_nothing_on_other_features_than_it_learned_from(
     mine, edit, why
@@ -309,6 +317,93 @@ def test_a_frozen_model_scores_nothing_on_other_features_than_it_learned_from(
     for task in mine.workspace.tasks():
         assert score_partition(mine.workspace, "2016-08", task).n_new > 0
     assert len(mine.scores()) == n_scores
+
+
+def test_a_frozen_model_scores_nothing_on_values_of_another_version(mine, monkeypatch) -> None:
+    was = mine.workspace.feature_set_id
+    for module in (chain_workspace, chain_learn, chain_predict):
+        monkeypatch.setattr(module, "FEATURE_VALUES", 2)
+    assert mine.workspace.feature_set_id != was
+    kept = mine.scores()
+    run_features(mine, KEYS)
+    for task in mine.workspace.tasks():
+        scored = score_partition(mine.workspace, "2016-08", task)
+        assert "other values in this version" in scored.why
+    assert mine.scores() == kept
+
+
+def test_a_window_that_nobody_serves_yet_waits_for_a_model_of_todays_features(mine) -> None:
+    """Refused or not trained yet is no error of the scores: they say why there are none."""
+    mine.change_series("DELETE FROM predictions")
+    with mine.workspace.meta.writing() as session:
+        for champion in session.exec(select(Champion)):
+            session.delete(champion)
+    write_module(mine, MODULE.replace("- 1", "- 2"))
+    run_features(mine, KEYS)
+    for task in mine.workspace.tasks():
+        scored = score_partition(mine.workspace, "2016-08", task)
+        assert scored.model_id is None
+        assert "scores nothing: MY_PULL may be another one: its module was changed" in scored.why
+        assert mine.workspace.meta.champion(task.task_id, "2016-08") is None
+    assert mine.scores() == []
+    (model,) = [m for m in mine.workspace.meta.models() if m.task_id == "up_5d"]
+    with pytest.raises(GateError, match="MY_PULL may be another one"):
+        score_shadow(mine.workspace, model, date(2016, 8, 1), date(2016, 8, 5))
+    mine.backfill(date(2016, 8, 1))
+    assert len(mine.scores()) > 0
+
+
+@pytest.mark.parametrize("change", ["prices", "killed"])
+def test_stale_features_are_not_scored(mine, change) -> None:
+    """Each is what a run of the predictions alone, from the web UI, could meet."""
+    mine.change_series("DELETE FROM predictions WHERE ts = '2016-08-05'")
+    kept = mine.scores()
+    if change == "prices":
+        bars = late_market()
+        day = bars[bars["ts"] == pd.Timestamp(2016, 7, 20)].copy()
+        day["close"] = day["high"]
+        mine.ingest(day)
+        why = "prices of 2016-07-20 changed in batch 2"
+    else:
+        pending = Batch(
+            table_name="features_daily", partition_key="2016-08", task_id="", n_rows=0, digest="",
+            price_batch_id=1, spec_id="", status="pending", run_id="", written_at=utc_now(),
+        )  # fmt: skip
+        mine.workspace.meta.begin_batches([pending])
+        why = "missing"
+    ws = mine.workspace
+    (model,) = [m for m in ws.meta.models() if m.task_id == "up_5d"]
+    message = f"features_daily of 2016-08 is stale: {why}"
+    for action in (
+        lambda: score_partition(ws, "2016-08", ws.settings.task("up_5d")),
+        lambda: mine.run(["predictions"], "2016-08"),
+        lambda: score_shadow(ws, model, date(2016, 8, 1), date(2016, 8, 5)),
+    ):
+        with pytest.raises(GateError, match=message):
+            action()
+    assert mine.scores() == kept
+    mine.backfill(date(2016, 8, 1))
+    assert len(mine.scores()) > len(kept)
+
+
+def test_rows_are_recorded_as_of_the_settings_that_they_were_made_with(fresh) -> None:
+    """The store opens the home once more: settings may have changed while features were made."""
+    ws = fresh.workspace
+
+    @dg.asset(partitions_def=make_partitions(ws.settings), metadata={"partition_expr": "ts"})
+    def features_daily() -> pa.Table:
+        window = ws.grid.window(KEYS[0])
+        found = features_between(ws, *window).rows
+        write_module(fresh, MODULE.replace("- 1", "- 2"))
+        return found
+
+    before = ws.feature_set_id
+    manager = SeriesIOManager.of(ws.home)
+    dg.materialize([features_daily], partition_key=KEYS[0], resources={"io_manager": manager})
+    (batch,) = ws.meta.batches("features_daily")
+    assert batch.spec_id == before != fresh.workspace.feature_set_id
+    stale = stale_data(fresh.workspace, read_stored(fresh.workspace))["features_daily"]
+    assert stale[KEYS[0]] == "settings changed"
 
 
 @pytest.mark.parametrize("text", [None, "1 / 0\n"], ids=["lost", "broken"])
@@ -353,7 +448,7 @@ def test_rows_of_young_symbols_are_neither_trained_on_nor_scored(trained) -> Non
     assert trained.rows(young)[0][0] > 0
 
 
-def test_young_rows_are_those_of_the_universe_with_too_few_sessions(trained) -> None:
+def test_young_rows_are_those_of_too_few_sessions_and_in_no_universe(trained) -> None:
     """The universe wants 20 sessions, the features 40."""
     found = trained.rows(
         f"SELECT age, in_universe, lacks_history FROM features_daily "
@@ -361,7 +456,8 @@ def test_young_rows_are_those_of_the_universe_with_too_few_sessions(trained) -> 
     )
     age, is_member, lacks = (np.array(x) for x in zip(*found, strict=True))
     assert not (is_member & lacks).any()
-    assert set(age[lacks]) == set(range(20, 40))
+    assert set(age[lacks]) == set(range(1, 40))
+    assert not lacks[age >= 40].any()
     assert age[is_member].min() == 40
     ws = trained.workspace
     window = ws.grid.window(KEYS[0])[0], ws.grid.window(KEYS[-1])[1]
@@ -373,7 +469,7 @@ def test_young_rows_are_counted_and_the_counts_add_up_to_the_labels(trained) -> 
     sql = f"""
         WITH counted AS (
             SELECT strftime(known_at, '%Y-%m') AS partition_key, task_id, count(label) AS n_labels,
-                count(*) FILTER (reason IS NULL AND age BETWEEN 20 AND 39) AS n_short, count(*) AS n
+                count(*) FILTER (reason IS NULL AND age < 40) AS n_short, count(*) AS n
             FROM labels LEFT JOIN ({AGES}) USING (symbol, ts) GROUP BY ALL)
         SELECT m.partition_key, m.n_labels, c.n_labels, n_short_history, n_short,
             n_rows + n_outside_universe + n_short_history + n_without_features,

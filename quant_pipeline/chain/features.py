@@ -55,9 +55,9 @@ def features_between(
 ) -> FeatureRows:
     """Features of every bar on a session in ``[first, before)``, known at its close.
 
-    Columns symbol, ts, the features (float32), in_universe and lacks_history (in the universe
-    but for features.min_sessions), sorted by ts, symbol; those of quant.toml from the newest
-    prices, unless others or another batch are given. NaN where a window spans a flagged jump.
+    Columns symbol, ts, the features (float32), in_universe and lacks_history (fewer than
+    features.min_sessions), sorted by ts, symbol; those of quant.toml from the newest prices,
+    unless others or another batch are given. NaN where a window spans a flagged jump.
     """
     features = ws.features if features is None else features
     needed = max(look_back(features), ws.settings.universe.value_sessions)
@@ -90,8 +90,9 @@ def features_between(
         values[:] = values[by_session]  # in place: Arrow takes it as it lies
         columns[feature.name] = pa.array(values, pa.float32())
     columns["in_universe"] = pa.array((members & has_history)[kept])
-    columns["lacks_history"] = pa.array((members & ~has_history)[kept])
-    rows = _made_from(batch_id, pa.table(columns))
+    columns["lacks_history"] = pa.array(~has_history[kept])
+    spec = ws.feature_set_id if features is ws.features else ""
+    rows = _made_from(batch_id, spec, pa.table(columns))
     return FeatureRows(rows, panel.is_jump[kept], spans[kept])
 
 
@@ -160,7 +161,7 @@ def labels_between(
             ws.settings.label.missing_exit,
         )
         tables.append(_label_rows(panel, task, found))
-    return _made_from(batch_id, pa.concat_tables(tables))
+    return _made_from(batch_id, ws.label_spec_id, pa.concat_tables(tables))
 
 
 def _label_rows(panel: Panel, task: Task, found: Labels) -> pa.Table:
@@ -180,6 +181,9 @@ def _label_rows(panel: Panel, task: Task, found: Labels) -> pa.Table:
     )
 
 
-def _made_from(batch_id: int, rows: pa.Table) -> pa.Table:
-    """Rows that know their newest price batch: an ingest may come before they are stored."""
-    return rows.replace_schema_metadata({"price_batch_id": str(batch_id)})
+def _made_from(batch_id: int, spec_id: str, rows: pa.Table) -> pa.Table:
+    """Rows that know their newest price batch and what they were made with.
+
+    Before they are stored, prices may be ingested and settings changed.
+    """
+    return rows.replace_schema_metadata({"price_batch_id": str(batch_id), "spec_id": spec_id})

@@ -15,9 +15,7 @@ from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.ml.train import Examples
 from quant_pipeline.settings import Task, digest
 from quant_pipeline.stores.schema import TRAINING_FRAME
-from quant_pipeline.stores.series import Connection, query, read_frame, replace
-
-EARLIEST = date(1, 1, 1)
+from quant_pipeline.stores.series import Connection, fetch_row, query, read_frame, replace
 
 
 def frame_spec_id(ws: Workspace) -> str:
@@ -77,7 +75,8 @@ def _manifests(
 ) -> list[dict[str, Any]]:
     start, end = ws.grid.window(keys[0])[0], ws.grid.window(keys[-1])[1]
     names = tuple(f.name for f in ws.features)
-    found = read_increments(con, task.task_id, start, end, names)
+    since = first_label(con, task.task_id, start, end)
+    found = read_increments(con, task.task_id, since, start, end, names)
     fingerprints = fingerprint_partitions(ws, found, keys, task)
     counts = query(
         con,
@@ -88,8 +87,9 @@ def _manifests(
         "count(*) FILTER (l.reason = 'no_exit_bar') AS n_no_exit_bar, "
         "count(*) FILTER (l.reason = 'suspect_jump') AS n_suspect_jump "
         "FROM labels l LEFT JOIN features_daily f USING (symbol, ts) "
-        "WHERE l.task_id = ? AND l.known_at >= ? AND l.known_at < ? GROUP BY l.known_at",
-        [task.task_id, start, end],
+        "WHERE l.task_id = ? AND l.known_at >= ? AND l.known_at < ? AND ts >= ? AND ts < ? "
+        "GROUP BY l.known_at",
+        [task.task_id, start, end, since, end],
     ).to_pylist()
     totals: dict[str, Counter[str]] = {key: Counter() for key in keys}
     for row in counts:
@@ -121,11 +121,29 @@ def _manifests(
     return rows
 
 
+def first_label(con: Connection, task_id: str, start: date, end: date) -> date:
+    """The first session of which a label became known in ``[start, end)``; `end` if there is none.
+
+    Features before it need not be looked at.
+    """
+    (found,) = fetch_row(
+        con,
+        "SELECT coalesce(min(ts), ?) FROM labels WHERE task_id = ? AND known_at >= ? "
+        "AND known_at < ?",
+        [end, task_id, start, end],
+    )
+    first: date = found
+    return first
+
+
 def read_increments(
-    con: Connection, task_id: str, start: date, end: date, names: Sequence[str]
+    con: Connection, task_id: str, since: date, start: date, end: date, names: Sequence[str]
 ) -> Examples:
-    """Examples that became known in ``[start, end)``, sorted by ts, symbol."""
-    table = read_frame(con, task_id, end - timedelta(days=1), EARLIEST, names, known_from=start)
+    """Examples that became known in ``[start, end)``, of sessions from `since` on.
+
+    Sorted by ts, symbol.
+    """
+    table = read_frame(con, task_id, end - timedelta(days=1), since, names, known_from=start)
     return to_examples(table, names)
 
 

@@ -22,6 +22,7 @@ from quant_pipeline.chain.seal import require_sealed
 from quant_pipeline.chain.stale import require_fresh
 from quant_pipeline.chain.workspace import Workspace, price_batch_id
 from quant_pipeline.errors import DegenerateData, GateError, NotEnoughHistory
+from quant_pipeline.market.features import FEATURE_VALUES
 from quant_pipeline.ml.gate import require_complete, require_unchanged, require_usable
 from quant_pipeline.ml.splits import Fold, fold_rows, make_folds
 from quant_pipeline.ml.train import Examples, TrainedModel, train_model
@@ -291,6 +292,7 @@ def experiment(ws: Workspace, task: Task) -> dict[str, Any]:
         **named,
         "task": task.model_dump(mode="json"),
         "feature_modules": ws.feature_modules,
+        "feature_values": FEATURE_VALUES,
     }
 
 

@@ -11,9 +11,10 @@ import pyarrow.compute as pc
 
 from quant_pipeline.chain.panel import days
 from quant_pipeline.chain.seal import judge_until, partition_before
+from quant_pipeline.chain.stale import require_fresh_features
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.errors import GateError, NoData
-from quant_pipeline.market.features import KNOWN, CrossSection
+from quant_pipeline.market.features import FEATURE_VALUES, KNOWN, CrossSection
 from quant_pipeline.ml.gate import ModelRow, decide_champion, require_model_before
 from quant_pipeline.ml.score import score_rows, session_percentile
 from quant_pipeline.settings import Task
@@ -86,8 +87,9 @@ def _require_attempt(ws: Workspace, key: str, previous: str | None, task: Task) 
 def score_partition(ws: Workspace, key: str, task: Task, run_id: str = "") -> Scored:
     """Score every session of a partition that has features, and store what is not stored yet.
 
-    Without a champion nothing is scored and the reason is told. A stored score never changes:
-    one that would come out different is counted.
+    Without a champion, or with one that learned from features of another meaning, nothing is
+    scored and the reason is told. A stored score never changes: one that would come out different
+    is counted. Raises GateError if features_daily of the partition is stale.
     """
     start, end = ws.grid.window(key)
     if has_session(ws, start, end):
@@ -95,18 +97,19 @@ def score_partition(ws: Workspace, key: str, task: Task, run_id: str = "") -> Sc
     else:  # nobody has to serve a window in which nothing happened yet
         model_id, why = None, f"no session of {key} is stored yet"
     if model_id is None:
-        with ws.writing("predictions", run_id) as writing:
-            writing.record("predictions", key, 0, "", "", task.task_id)
-        return Scored(task.task_id, key, None, why)
+        return _store_none(ws, key, task, why, run_id)
     model = ws.meta.model(model_id)
     require_model_before(model.asof, start)
     with ws.series.reading("scoring") as con:
         lost = lost_features(ws, con, model)
-        if lost and len(_stored_scores(con, model, start, end)):
-            why = f"{why}; stored scores stay, none is added: {in_words(lost)}"
-            rows = None
-        else:
-            rows = _score(ws, con, model, _read_features(ws, con, model, start, end))
+        is_served = not lost or len(_stored_scores(con, model, start, end)) > 0
+        features = None if lost else _read_features(ws, con, model, start, end)
+        rows = None if features is None else _score(ws, con, model, features)
+    if not is_served:  # a model of today's features may serve, once there is one
+        why = f"model {model_id[:12]} scores nothing: {in_words(lost)}"
+        return _store_none(ws, key, task, why, run_id)
+    if lost:
+        why = f"{why}; stored scores stay, none is added: {in_words(lost)}"
     if rows is not None and len(rows):
         frozen = ws.meta.freeze_champion(
             Champion(
@@ -117,6 +120,13 @@ def score_partition(ws: Workspace, key: str, task: Task, run_id: str = "") -> Sc
         if frozen.model_id != model_id:  # another process froze another one meanwhile
             return score_partition(ws, key, task, run_id)
     return _store(ws, key, model, rows, why, run_id)
+
+
+def _store_none(ws: Workspace, key: str, task: Task, why: str, run_id: str) -> Scored:
+    """Record that a partition has no scores of a task."""
+    with ws.writing("predictions", run_id) as writing:
+        writing.record("predictions", key, 0, "", "", task.task_id)
+    return Scored(task.task_id, key, None, why)
 
 
 def _store(
@@ -170,9 +180,16 @@ def _stored_scores(con: Connection, model: Model, start: date, end: date) -> pa.
 
 
 def lost_features(ws: Workspace, con: Connection, model: Model) -> dict[str, str]:
-    """Why features of a model are not those of today: they are gone, or their module changed."""
+    """Why features of a model are not those of today: they are gone, or mean something else."""
     stored = columns_of(con, "features_daily")
     lost = {name: "is no feature any more" for name in model.features if name not in stored}
+    if model.settings["jumps"] != ws.settings.jumps.model_dump(mode="json"):
+        windows = {f.name: f.window for f in ws.features}
+        why = "may be NaN elsewhere: [jumps] of quant.toml was changed"
+        lost |= {name: why for name in model.features if windows.get(name) and name not in lost}
+    if model.settings.get("feature_values", 1) != FEATURE_VALUES:
+        why = "may have other values in this version of quant_pipeline"
+        lost |= {name: why for name in model.features if name not in lost}
     own = {f.name: f for f in ws.features if f.name in model.features and f.name not in KNOWN}
     if model.settings.get("feature_modules", {}) != ws.feature_modules:
         lost |= {name: "may be another one: its module was changed" for name in own}
@@ -193,6 +210,7 @@ def in_words(lost: dict[str, str]) -> str:
 def _read_features(
     ws: Workspace, con: Connection, model: Model, start: date, end: date
 ) -> pa.Table:
+    keys = ws.grid.keys(ws.grid.key(start), ws.grid.key(date.fromordinal(end.toordinal() - 1)))
     lost = lost_features(ws, con, model)
     if lost:
         raise GateError(
@@ -201,6 +219,7 @@ def _read_features(
             "to score it, or score from the next partition on with a model trained on today's "
             "features."
         )
+    require_fresh_features(ws, con, keys)
     names = ", ".join(f'"{name}"' for name in model.features)
     return query(
         con,

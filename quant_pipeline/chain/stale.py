@@ -4,6 +4,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -137,7 +138,8 @@ def stale_data(
     chosen = list(tasks or ws.settings.tasks)
     sources = _feature_keys(ws, stored, wanted[0], wanted[-1], chosen)
     span = (sources[0], wanted[-1])
-    batches = latest(b for table in DATA_ASSETS for b in ws.meta.batches(table, span))
+    written = _Written(ws, span)
+    batches = written.newest
     found: dict[str, dict[str, str]] = {asset: {} for asset in DATA_ASSETS}
     for key in dict.fromkeys([*sources, *wanted]):
         why = _why_stale(
@@ -155,7 +157,7 @@ def stale_data(
         why = _why_stale(mine, ws.label_spec_id, [changed])
         if why:
             found["labels"][key] = why
-        why = _why_frame_stale(ws, stored, batches, found, key, chosen)
+        why = _why_frame_stale(ws, stored, written, found, key, chosen)
         if why:
             found["training_frame"][key] = why
     return found
@@ -205,12 +207,12 @@ def _why_stale(
 def _why_frame_stale(
     ws: Workspace,
     stored: Stored,
-    batches: dict[tuple[str, str, str], Written],
+    written: "_Written",
     found: dict[str, dict[str, str]],
     key: str,
     tasks: Sequence[Task],
 ) -> str:
-    mine = [batches.get(("training_frame", key, t.task_id)) for t in tasks]
+    mine = [written.newest.get(("training_frame", key, t.task_id)) for t in tasks]
     why = _why_stale(mine, frame_spec_id(ws), [])
     if why:
         return why
@@ -218,18 +220,35 @@ def _why_frame_stale(
     stale = [k for k in sources if k in found["features_daily"]]
     if stale or key in found["labels"]:
         return f"features of {stale[0]} are stale" if stale else "labels are stale"
-    made_from = [batches.get(("features_daily", k, "")) for k in sources]
+    made_from = [("features_daily", k, "") for k in sources]
     for batch, task in zip(mine, tasks, strict=True):
-        for source in [*made_from, batches.get(("labels", key, task.task_id))]:
-            if (
-                batch
-                and source
-                and source.id > batch.id
-                # Written again with the same values they change nothing.
-                and ws.meta.digest_before(source, batch.id) != source.digest
-            ):
+        for source in [*made_from, ("labels", key, task.task_id)]:
+            if batch and written.has_changed(source, batch.id):
                 return "features or labels were written later"
     return ""
+
+
+class _Written:
+    """The newest batch of each slice of the data assets in a span, and what was there before."""
+
+    def __init__(self, ws: Workspace, span: tuple[str, str]) -> None:
+        self._ws, self._span = ws, span
+        self.newest = latest(b for table in DATA_ASSETS for b in ws.meta.batches(table, span))
+
+    def has_changed(self, slice_: tuple[str, str, str], batch_id: int) -> bool:
+        """Whether a slice was written after a batch, with other values than it had then."""
+        newest = self.newest.get(slice_)
+        if newest is None or newest.id <= batch_id:
+            return False
+        versions = self._digests[slice_]
+        at = bisect_left(versions, (batch_id, ""))
+        return at == 0 or versions[at - 1][1] != newest.digest
+
+    @cached_property
+    def _digests(self) -> dict[tuple[str, str, str], list[tuple[int, str]]]:
+        tables = ("features_daily", "labels")
+        found = [self._ws.meta.digests(table, self._span) for table in tables]
+        return {slice_: versions for part in found for slice_, versions in part.items()}
 
 
 def require_fresh(ws: Workspace, con: Connection, keys: Sequence[str], task: Task) -> None:
@@ -242,6 +261,20 @@ def require_fresh(ws: Workspace, con: Connection, keys: Sequence[str], task: Tas
                 f"{asset} is stale in {len(why)} of {len(keys)} partitions that {task.task_id} "
                 f"learns from, first {key}: {reason}. Run `quant backfill --from "
                 f"{ws.grid.window(keys[0])[0]} --to {ws.grid.asof(keys[-1])}`."
+            )
+
+
+def require_fresh_features(ws: Workspace, con: Connection, keys: Sequence[str]) -> None:
+    """Refuse to score from features that are missing or were made from other prices or settings."""
+    stored = _read_stored(ws, con)
+    batches = latest(ws.meta.batches("features_daily", (keys[0], keys[-1])))
+    for key in keys:
+        mine = [batches.get(("features_daily", key, ""))]
+        why = _why_stale(mine, ws.feature_set_id, _changes_of_features(ws, stored, key))
+        if why:
+            raise GateError(
+                f"features_daily of {key} is stale: {why}. Run `quant score --from "
+                f"{ws.grid.window(key)[0]} --to {ws.grid.asof(keys[-1])}`, which rebuilds it first."
             )
 
 

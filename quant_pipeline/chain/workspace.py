@@ -8,7 +8,7 @@ from functools import cached_property
 
 from quant_pipeline.chain.own_features import OwnFeatures, load_own_features
 from quant_pipeline.errors import NoData
-from quant_pipeline.market.features import AnyFeature, choose_features
+from quant_pipeline.market.features import FEATURE_VALUES, AnyFeature, choose_features
 from quant_pipeline.market.grid import Grid
 from quant_pipeline.settings import Home, Settings, Task, digest, load_settings
 from quant_pipeline.stores.meta import Batch, MetaStore, utc_now
@@ -41,7 +41,9 @@ class Workspace:
         return cls(
             home=home,
             settings=settings,
-            series=SeriesStore(home.database, settings.store.lock_wait_seconds),
+            series=SeriesStore(
+                home.database, settings.store.lock_wait_seconds, settings.store.memory_gib
+            ),
             meta=MetaStore(home.registry),
             files=ModelFiles(home.models),
             published=Published(home.published),
@@ -68,8 +70,9 @@ class Workspace:
         features = [(f.name, f.formula, f.window) for f in self.features]
         s = self.settings
         return digest(
-            features, self.feature_modules, s.features.min_sessions, s.universe, s.sessions, s.jumps
-        )
+            FEATURE_VALUES, features, self.feature_modules, s.features.min_sessions, s.universe,
+            s.sessions, s.jumps,
+        )  # fmt: skip
 
     @property
     def label_spec_id(self) -> str:

@@ -45,7 +45,7 @@ class TaskConfig(dg.Config):
 
 def make_assets(grid: Grid) -> list[dg.AssetsDefinition]:
     """All assets on one grid, mapped one to one; scores use the model of the partition before."""
-    return [*_market(grid), *_learning(grid), *_predictions(grid)]
+    return [*_market(grid), *_frames(grid), _models(grid), *_predictions(grid)]
 
 
 def _market(grid: Grid) -> list[dg.AssetsDefinition]:
@@ -99,7 +99,7 @@ def _market(grid: Grid) -> list[dg.AssetsDefinition]:
     return [prices_daily, features_daily, labels]
 
 
-def _learning(grid: Grid) -> list[dg.AssetsDefinition]:
+def _frames(grid: Grid) -> list[dg.AssetsDefinition]:
     @dg.asset(partitions_def=grid, group_name="learning", kinds={"duckdb"}, pool="series",
               backfill_policy=BULK, deps=["features_daily", "labels"])  # fmt: skip
     def training_frame(context: dg.AssetExecutionContext, workspace: WorkspaceParam) -> Done:
@@ -137,6 +137,10 @@ def _learning(grid: Grid) -> list[dg.AssetsDefinition]:
             context.log.error(str(reason))
         yield dg.MaterializeResult(metadata={"folds": len(rows), "windows": markdown(rows)})
 
+    return [training_frame, walkforward_folds]
+
+
+def _models(grid: Grid) -> dg.AssetsDefinition:
     @dg.asset(partitions_def=grid, group_name="learning", kinds={"lightgbm"}, pool="training",
               backfill_policy=ONE_BY_ONE, deps=["walkforward_folds"],
               output_required=False)  # fmt: skip
@@ -161,7 +165,7 @@ def _learning(grid: Grid) -> list[dg.AssetsDefinition]:
             context.log.error(str(reason))
         yield dg.MaterializeResult(metadata=described)
 
-    return [training_frame, walkforward_folds, lgbm_model]
+    return lgbm_model
 
 
 def _predictions(grid: Grid) -> list[dg.AssetsDefinition]:

@@ -192,7 +192,8 @@ def _record(
     column: str,
 ) -> None:
     by_task = "task_id" in rows.column_names
-    spec = ws.label_spec_id if by_task else ws.feature_set_id
+    # Of rows that do not tell what they were made with it is unknown: they count as stale.
+    spec = (rows.schema.metadata or {}).get(b"spec_id", b"").decode()
     for key in keys:
         start, end = ws.grid.window(key)
         days = rows[column]
@@ -212,7 +213,7 @@ def _require_in_window(table: str, rows: pa.Table, column: str, start: date, end
     if len(rows) and (found["min"] < start or found["max"] >= end):
         raise StoreError(
             f"Rows for {table} have {column} from {found['min']} to {found['max']}, outside the "
-            f"window {start} to {end} (exclusive). Nothing was written."
+            f"window {start} to {end} (exclusive). What is stored there stays."
         )
 
 
@@ -253,8 +254,7 @@ def _require_some(
     if n_bars:
         raise StoreError(
             f"No rows for {table} between {start} and {end} (exclusive), but the outcomes of "
-            f"{n_bars} bars became known there: that would erase what is stored. Nothing was "
-            "written."
+            f"{n_bars} bars became known there: that would erase what is stored. It stays."
         )
 
 
@@ -265,7 +265,7 @@ def _require_unique(table: str, rows: pa.Table, key: Sequence[str]) -> None:
     if n != len(rows):
         raise StoreError(
             f"Rows for {table} repeat {len(rows) - n} of their keys ({', '.join(key)}). "
-            "Nothing was written."
+            "What is stored stays."
         )
 
 
@@ -274,13 +274,17 @@ def _require_whole(
     stored: Sequence[str], given: Sequence[str],
 ) -> None:  # fmt: skip
     """Other columns than stored are fine only where nothing of the old ones stays."""
-    (n_kept,) = fetch_row(
-        con, f"SELECT count(*) FROM {table} WHERE {column} < ? OR {column} >= ?", [start, end]
+    n_kept, first, last = fetch_row(
+        con,
+        f"SELECT count(*) FILTER ({column} < ? OR {column} >= ?), min({column}), max({column}) "
+        f"FROM {table}",
+        [start, end],
     )
     if n_kept:
         change = sorted(set(stored) ^ set(given))
         raise StoreError(
             f"{table} is stored with other columns ({', '.join(change[:6])}); {n_kept} rows "
-            f"outside {start} to {end} would be mixed with new ones. Run `quant backfill`, which "
-            "rebuilds all of it."
+            f"outside {start} to {end} would be mixed with new ones. Run `quant backfill --from "
+            f"{min(first, start)} --to {max(last, end - timedelta(days=1))}`, which rebuilds all "
+            "of it."
         )

@@ -63,6 +63,11 @@ class Feature:
                 f"Feature {self.name} takes {', '.join(unknown) or 'nothing'}; inputs are "
                 f"{', '.join(INPUTS)}."
             )
+        if not isinstance(self.compute, KernelColumn) and not callable(self.compute):
+            raise SettingsError(
+                f"Feature {self.name} has compute={self.compute!r}: it is a function of the arrays "
+                "of its inputs, or that of a built-in feature."
+            )
         if type(self.window) is not int or self.window < 0:
             raise SettingsError(
                 f"Feature {self.name} has window {self.window!r}: it is the number of sessions "

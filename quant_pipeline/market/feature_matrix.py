@@ -20,6 +20,7 @@ from quant_pipeline.market.feature_kinds import (
     AnyFeature,
     CrossSection,
     Feature,
+    Floats,
     Kernel,
     KernelColumn,
     Series,
@@ -166,14 +167,14 @@ def _fill_symbol(plan: _Plan, panel: _Panel, first: int, last: int, out: Narrow)
             series = [np.asarray(values, np.float64) for values in series]
         function(*series, _WINDOWS, at, slots, out)
     for feature, row in plan.functions:
-        out[row] = call_function(feature, bars)[at]
+        out[row] = narrowed(call_function(feature, bars)[at])
     if panel.is_jump is not None and panel.is_jump[first:last].any():
         age = _sessions_since(place, panel.is_jump[first:last])[is_wanted]
         out[plan.windows[:, None] > age] = np.nan
 
 
-def call_function(feature: Feature, bars: SymbolBars) -> Narrow:
-    """What a feature's plain function gives for a symbol, as float32 without infinities.
+def call_function(feature: Feature, bars: SymbolBars) -> Floats:
+    """What a feature's plain function gives for a symbol, one value a session.
 
     Raises FeatureError if it fails or gives something else than one number a session.
     """
@@ -192,9 +193,14 @@ def call_function(feature: Feature, bars: SymbolBars) -> Narrow:
             f"Feature {feature.name} gave values of shape {found.shape} for {n} sessions: it has "
             "to give one number a session."
         )
-    narrow = found.astype(np.float32)
-    narrow[np.isinf(narrow)] = np.nan
-    return narrow
+    return found
+
+
+def narrowed(values: Floats) -> Narrow:
+    """As float32; what is infinite then is NaN."""
+    found = values.astype(np.float32)
+    found[np.isinf(found)] = np.nan
+    return found
 
 
 def where(error: Exception, function: Callable[..., Any]) -> str:

@@ -23,6 +23,7 @@ from quant_pipeline.settings import FeatureSettings
 __all__ = [
     "ALPHA158",
     "FEATURE_SETS",
+    "FEATURE_VALUES",
     "INPUTS",
     "KNOWN",
     "TRIVIAL_SCORES",
@@ -52,6 +53,9 @@ FEATURE_SETS: dict[str, dict[str, Feature]] = {
     "alpha158": ALPHA158,
     "core": {name: KNOWN[name] for name in (*_CORE, MOMENTUM.name)},
 }
+# To be raised when a built-in feature, a cross-section or the universe gets other values: features
+# are made again then, and models that learned from the old ones score no more.
+FEATURE_VALUES = 1
 # Columns beside features in features_daily and training_frame.
 RESERVED = {
     "symbol", "ts", "task_id", "label", "fwd_return", "entry_ts", "exit_ts", "known_at",
@@ -156,7 +160,14 @@ def _numbered(
     column: "pd.Series[Any]", sessions: npt.NDArray[np.datetime64] | None
 ) -> tuple[npt.NDArray[np.datetime64], npt.NDArray[np.int64]]:
     """The market's sessions, and each bar's number among them."""
-    ts = column.to_numpy("datetime64[D]")
+    try:
+        if pd.api.types.is_numeric_dtype(column):
+            raise TypeError(f"they are {column.dtype}, first {column.iloc[:1].tolist()}")
+        ts = column.to_numpy("datetime64[D]")
+    except (TypeError, ValueError) as error:
+        raise FeatureError(f"Column ts of the bars does not hold dates: {error}.") from error
+    if np.isnat(ts).any():
+        raise FeatureError(f"{np.isnat(ts).sum()} bars have no ts.")
     if sessions is None:
         sessions = column.drop_duplicates().to_numpy("datetime64[D]")
     market = np.unique(sessions.astype("datetime64[D]"))

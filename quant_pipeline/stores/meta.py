@@ -269,36 +269,39 @@ class MetaStore:
     def batches(
         self, table: str | None = None, keys: tuple[str, str] | None = None
     ) -> list[Written]:
-        """The newest committed batch of each (table, partition, task), oldest first.
+        """The newest batch of each (table, partition, task), oldest first.
 
         Of one table, or of partitions from the first to the last of `keys`, if they are given.
+        A slice whose newest batch is pending is left out: whoever wrote it was killed, or is
+        about to commit, and what is stored is not known.
         """
-        newest = select(func.max(Batch.id)).where(Batch.status == "committed")
+        newest = select(func.max(Batch.id))
         if table is not None:
             newest = newest.where(Batch.table_name == table)
         if keys is not None:  # ISO dates sort like time
             newest = newest.where(col(Batch.partition_key).between(*keys))
         newest = newest.group_by(Batch.table_name, Batch.partition_key, Batch.task_id)
         columns = [getattr(Batch, name) for name in Written._fields]
-        wanted = select(*columns).where(col(Batch.id).in_(newest)).order_by(col(Batch.id))
+        wanted = select(*columns).where(col(Batch.id).in_(newest), Batch.status == "committed")
         with self.reading() as session:
-            return [Written(*row) for row in session.exec(wanted)]
+            return [Written(*row) for row in session.exec(wanted.order_by(col(Batch.id)))]
 
-    def digest_before(self, batch: Written, batch_id: int) -> str | None:
-        """The digest that a batch's slice had when the batch of that id was written."""
-        wanted = (
-            select(Batch.digest)
-            .where(
-                Batch.status == "committed",
-                Batch.table_name == batch.table_name,
-                Batch.partition_key == batch.partition_key,
-                Batch.task_id == batch.task_id,
-                col(Batch.id) < batch_id,
-            )
-            .order_by(col(Batch.id).desc())
-        )
+    def digests(
+        self, table: str, keys: tuple[str, str]
+    ) -> dict[tuple[str, str, str], list[tuple[int, str]]]:
+        """Number and digest of every batch of a slice of a table, oldest first.
+
+        Of partitions from the first to the last of `keys`; a pending batch has no digest.
+        """
+        wanted = select(Batch).where(Batch.table_name == table)
+        wanted = wanted.where(col(Batch.partition_key).between(*keys)).order_by(col(Batch.id))
+        found: dict[tuple[str, str, str], list[tuple[int, str]]] = {}
         with self.reading() as session:
-            return session.exec(wanted).first()
+            for b in session.exec(wanted):
+                slice_ = (b.table_name, b.partition_key, b.task_id)
+                digest = b.digest if b.status == "committed" else ""
+                found.setdefault(slice_, []).append((b.id or 0, digest))
+        return found
 
     def require_fact(self, name: str, value: str, *, keep: bool = True) -> None:
         """Remember a fact of this home at first use, if `keep`; refuse another value later."""

@@ -34,6 +34,7 @@ class SeriesStore:
 
     path: Path
     lock_wait_seconds: float = 60.0
+    memory_gib: float = 4.0
 
     @contextmanager
     def writing(self, what: str) -> Iterator[Connection]:
@@ -70,7 +71,7 @@ class SeriesStore:
 
     @contextmanager
     def _connected(self, *, read_only: bool) -> Iterator[Connection]:
-        con = _connect(self.path, read_only=read_only)
+        con = _connect(self.path, self.memory_gib, read_only=read_only)
         try:
             _require_version(con, self.path)
             yield con
@@ -89,7 +90,7 @@ class SeriesStore:
         new = self.path.with_name(self.path.name + ".new")
         for leftover in (new, new.with_name(new.name + ".wal")):
             leftover.unlink(missing_ok=True)
-        con = _connect(new, read_only=False)
+        con = _connect(new, self.memory_gib, read_only=False)
         try:
             con.execute(schema.TABLES)
             con.execute("CHECKPOINT")
@@ -99,9 +100,11 @@ class SeriesStore:
         sync_folder(self.path.parent)
 
 
-def _connect(path: Path, *, read_only: bool) -> Connection:
+def _connect(path: Path, memory_gib: float, *, read_only: bool) -> Connection:
+    # Without a limit DuckDB keeps all that it read, up to 80 % of the machine's memory.
+    config = {**CONFIG, "memory_limit": f"{memory_gib}GiB"}
     try:
-        con = duckdb.connect(str(path), read_only=read_only, config=CONFIG)
+        con = duckdb.connect(str(path), read_only=read_only, config=config)
     except duckdb.IOException as error:
         raise StoreError(
             f"{path.name} cannot be opened: {error}. If another program has it open, close it "
@@ -249,8 +252,9 @@ def read_frame(
     return query(
         con,
         f"SELECT symbol, ts, known_at, label, fwd_return, {names} FROM training_frame "
-        "WHERE task_id = ? AND known_at <= ? AND ts >= ? AND known_at >= ? ORDER BY ts, symbol",
-        [task_id, known_by, since, known_from],
+        "WHERE task_id = ? AND known_at BETWEEN ? AND ? AND ts BETWEEN ? AND ? ORDER BY ts, symbol",
+        # No label is known before its session: the bound spares a scan of all later features.
+        [task_id, known_from, known_by, since, known_by],
     )
 
 
