@@ -501,3 +501,13 @@ def test_a_digest_is_of_values_and_not_of_addresses(column: pa.Array) -> None:
     one, other = copy(), copy()
     assert digest_rows(one) == digest_rows(other)
     assert digest_rows(one) != digest_rows(pa.table({"a": column.take(pa.array([1, 0]))}))
+
+
+def test_the_database_keeps_no_more_in_memory_than_it_may(tmp_path: Path) -> None:
+    small = SeriesStore(tmp_path / "quant.duckdb", 0, memory_gib=0.5)
+    with small.writing("one") as con:
+        ((limit,),) = con.execute("SELECT current_setting('memory_limit')").fetchall()
+    assert limit == "512.0 MiB"
+    with small.reading() as con:
+        ((limit,),) = con.execute("SELECT current_setting('memory_limit')").fetchall()
+    assert limit == "512.0 MiB"
