@@ -2,14 +2,16 @@
 
 import os
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from hashlib import sha256
+from math import comb
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -22,6 +24,7 @@ from pydantic_settings import (
 
 from quant_pipeline.errors import SettingsError, unknown_name
 
+MAX_COMBINATIONS = 252
 IDENTIFIER = r"^[A-Za-z][A-Za-z0-9_]{0,62}$"
 
 
@@ -159,35 +162,89 @@ class FeatureSettings(Section):
 
 
 class Task(Section):
-    """One thing to predict."""
+    """One thing to predict: what the label is, what is learned from it, and how rows weigh."""
 
     task_id: Annotated[str, Field(pattern=IDENTIFIER)]
-    kind: Literal["classification", "regression"]
+    kind: Literal["classification", "regression", "ranking"]
     horizon: int = Field(ge=1, le=260)
     entry_lag: int = Field(default=1, ge=1, le=20)
+    above: Literal["threshold", "median"] = "threshold"
     threshold: float = 0.0
-    normalize: Literal["none", "rank"] = "none"
+    normalize: Literal["none", "demean", "rank"] = "none"
+    winsorize: float = Field(default=0.0, ge=0, lt=0.5)
+    grades: int = Field(default=5, ge=2, le=31)
+    weights: Literal["none", "recency", "uniqueness"] = "none"
+    half_life: int = Field(default=250, ge=1)
 
     @property
     def label_span(self) -> int:
         """Sessions from a score to the session on which its label is known."""
         return self.entry_lag + self.horizon
 
+    @property
+    def meaning(self) -> tuple[Any, ...]:
+        """What decides the stored labels of the task."""
+        is_binary = self.kind == "classification" and self.above == "threshold"
+        return self.task_id, self.horizon, self.entry_lag, self.threshold if is_binary else None
+
+    @property
+    def rows(self) -> tuple[int, int]:
+        """Tasks that are alike here have the same rows, returns and folds."""
+        return self.horizon, self.entry_lag
+
+    @model_validator(mode="after")
+    def _means_something(self) -> "Task":
+        for name, kind in (
+            ("above", "classification"), ("threshold", "classification"),
+            ("normalize", "regression"), ("winsorize", "regression"), ("grades", "ranking"),
+        ):  # fmt: skip
+            if self.kind != kind and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is for {kind}; {self.task_id} is a {self.kind}")
+        return self
+
+
+def alike(tasks: Sequence[Task]) -> list[list[Task]]:
+    """Tasks in groups that share rows, returns and folds, in the order of their first ones."""
+    found: dict[tuple[int, int], list[Task]] = {}
+    for task in tasks:
+        found.setdefault(task.rows, []).append(task)
+    return list(found.values())
+
 
 class FoldSettings(Section):
     """The validation protocol, in whole sessions."""
 
+    protocol: Literal["walk_forward", "cpcv"] = "walk_forward"
+    window: Literal["expanding", "rolling"] = "expanding"
+    n_groups: int = Field(default=6, ge=3, le=20)
+    n_test_groups: int = Field(default=2, ge=1)
     n_folds: int = Field(default=3, ge=1)
     min_train_sessions: int = Field(default=240, ge=20)
     stop_sessions: int = Field(default=60, ge=5)
     test_sessions: int = Field(default=60, ge=5)
     embargo_sessions: int = Field(default=0, ge=0)
 
+    @model_validator(mode="after")
+    def _leaves_groups_to_train(self) -> "FoldSettings":
+        if self.n_test_groups >= self.n_groups - 1:
+            raise ValueError(
+                f"n_test_groups is {self.n_test_groups} of n_groups = {self.n_groups}: at least "
+                "two groups have to be left to train and to stop on"
+            )
+        n_folds = comb(self.n_groups, self.n_test_groups)
+        if n_folds > MAX_COMBINATIONS:
+            raise ValueError(
+                f"{self.n_test_groups} of {self.n_groups} groups make {n_folds} combinations, each "
+                f"a fold to train; at most {MAX_COMBINATIONS} are allowed"
+            )
+        return self
+
 
 class TrainSettings(Section):
     """How a model is fitted."""
 
     window_sessions: int = Field(default=750, ge=100)
+    seeds: int = Field(default=1, ge=1, le=100)
     min_rows: int = Field(default=2000, ge=40)
     max_rounds: int = Field(default=300, ge=1)
     early_stopping_rounds: int = Field(default=30, ge=1)
@@ -203,12 +260,33 @@ class TrainSettings(Section):
     bin_sample_rows: int = Field(default=20_000, ge=100)
 
 
+class MetricSettings(Section):
+    """How scores are judged; none of it changes a model or a score."""
+
+    min_names: int = Field(default=20, ge=2)
+    quantile: float = Field(default=0.2, gt=0, le=0.5)
+    top_k: int = Field(default=20, ge=1)
+    cost_bps: float = Field(default=10.0, ge=0)
+
+
+class ChampionSettings(Section):
+    """When a newly trained model takes over from the one that serves."""
+
+    rule: Literal["unless_worse", "if_better", "newest"] = "unless_worse"
+    z: float = Field(default=2.0, ge=0)
+    min_sessions: int = Field(default=60, ge=3)
+    insufficient: Literal["promote", "keep"] = "promote"
+
+
 class StoreSettings(Section):
     """How long a command waits for another one that writes, and what the database may keep."""
 
     lock_wait_seconds: float = Field(default=60.0, ge=0)
     memory_gib: float = Field(default=4.0, ge=0.5)
 
+
+# Newest outcome that may have led the choice of the shipped settings: the demo's last session.
+SHIPPED_CHOSEN_ASOF = date(2021, 12, 15)
 
 DEFAULT_TASKS = (
     Task(task_id="up_5d", kind="classification", horizon=5),
@@ -234,6 +312,8 @@ class Settings(BaseSettings):
     tasks: tuple[Task, ...] = DEFAULT_TASKS
     folds: FoldSettings = FoldSettings()
     train: TrainSettings = TrainSettings()
+    metrics: MetricSettings = MetricSettings()
+    champion: ChampionSettings = ChampionSettings()
     store: StoreSettings = StoreSettings()
 
     @field_validator("tasks")

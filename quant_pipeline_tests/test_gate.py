@@ -9,8 +9,6 @@ from hypothesis import strategies as st
 
 from quant_pipeline.errors import DegenerateData, GateError
 from quant_pipeline.ml.gate import (
-    ModelRow,
-    decide_champion,
     find_changed_fingerprints,
     find_missing_partitions,
     require_complete,
@@ -21,60 +19,6 @@ from quant_pipeline.ml.gate import (
 
 DAYS = st.integers(0, 40).map(lambda n: date(2017, 6, 1) + timedelta(days=n))
 KEYS = st.lists(st.integers(1, 12).map(lambda month: f"2017-{month:02d}"), unique=True)
-
-
-@st.composite
-def model_rows(draw):
-    facts = st.tuples(
-        st.sampled_from(["up_5d", "ret_5d"]), DAYS, st.sampled_from(["ready", "failed", "pending"])
-    )
-    rows = draw(st.lists(facts, max_size=12))
-    return [ModelRow(f"m{i}", *row) for i, row in enumerate(rows)]
-
-
-@settings(deadline=None)
-@given(model_rows(), st.sampled_from(["up_5d", "ret_5d"]), DAYS)
-def test_the_champion_is_ready_of_its_task_and_older_than_the_partition(models, task_id, start):
-    decision = decide_champion(models, task_id, start)
-    allowed = [m for m in models if (m.task_id, m.status) == (task_id, "ready") and m.asof < start]
-    assert decision.why
-    if decision.model_id is None:
-        assert not allowed
-        return
-    champion = next(model for model in allowed if model.model_id == decision.model_id)
-    assert champion.asof == max(model.asof for model in allowed)
-    same_asof = [model.model_id for model in allowed if model.asof == champion.asof]
-    assert champion.model_id == same_asof[-1]
-
-
-@settings(deadline=None)
-@given(model_rows(), DAYS, st.integers(0, 20))
-def test_models_as_of_the_partition_or_later_never_change_its_champion(models, start, later):
-    future = ModelRow("future", "up_5d", start + timedelta(days=later), "ready")
-    before = decide_champion(models, "up_5d", start).model_id
-    assert decide_champion([future, *models, future], "up_5d", start).model_id == before
-
-
-def test_of_two_models_with_one_asof_the_one_listed_last_serves():
-    may, june = date(2017, 5, 31), date(2017, 6, 30)
-    models = [ModelRow(name, "up_5d", june, "ready") for name in ("first", "again")]
-    models += [ModelRow("failed", "up_5d", june, "failed"), ModelRow("old", "up_5d", may, "ready")]
-    assert decide_champion(models, "up_5d", date(2017, 7, 1)).model_id == "again"
-
-
-@pytest.mark.parametrize(
-    ("models", "reason"),
-    [
-        ([], "no model of up_5d has been trained yet"),
-        ([ModelRow("a", "ret_5d", date(2017, 5, 31), "ready")], "no model of up_5d"),
-        ([ModelRow("a", "up_5d", date(2017, 5, 31), "failed")], "none of the 1 models"),
-        ([ModelRow("a", "up_5d", date(2017, 7, 31), "ready")], "as of 2017-07-31, not before"),
-    ],
-)
-def test_no_champion_comes_with_a_reason_in_words(models, reason):
-    decision = decide_champion(models, "up_5d", date(2017, 7, 1))
-    assert decision.model_id is None
-    assert reason in decision.why
 
 
 @settings(deadline=None)
@@ -138,7 +82,7 @@ def test_a_model_with_a_finite_loss_and_a_split_is_usable():
         ({"n_rows": 10, "mse": math.inf}, 5, "mse = inf"),
         ({"n_rows": 10, "mse": None}, 5, "mse = None"),
         ({"n_rows": 10, "mse": 0.1, "ic": math.inf}, 5, "ic = inf"),
-        ({"n_rows": 10, "ic": 0.1}, 5, "neither log_loss nor mse"),
+        ({"n_rows": 10, "ic": 0.1}, 5, "no loss and no ndcg_at_k"),
     ],
 )
 def test_a_model_that_cannot_score_is_refused_by_name(metrics, n_splits, what):

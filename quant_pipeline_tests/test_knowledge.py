@@ -242,7 +242,7 @@ def rescored(made: SmallHome) -> set[tuple[str, date, str, str]]:
         content = ws.files.read(model_id)
         names = tuple(content["features"])
         x = np.ascontiguousarray(frame[list(names)].to_numpy(np.float32))
-        scores = score_rows(content["booster"], x, names, names)
+        scores = score_rows(content["boosters"], x, names, names)
         for (symbol, ts), score in zip(frame.index, scores.tolist(), strict=True):
             now[symbol, ts, task_id, model_id] = score
     return {row[:4] for row in stored if now.get(row[:4]) != row[4]}

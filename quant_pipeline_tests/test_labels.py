@@ -53,14 +53,19 @@ def panels(draw: st.DrawFn) -> Panel:
     return Panel(close, is_jump & ~np.isnan(close), sessions)
 
 
-tasks = st.builds(
-    Task,
-    task_id=st.just("t"),
-    kind=st.sampled_from(["classification", "regression"]),
-    horizon=st.integers(1, 6),
-    entry_lag=st.integers(1, 3),
-    threshold=st.sampled_from([0.0, -0.05, 0.05]),
-)
+@st.composite
+def made_tasks(draw):
+    kinds: list[dict[str, Any]] = [
+        *({"kind": "classification", "threshold": x} for x in (0.0, -0.05, 0.05)),
+        {"kind": "classification", "above": "median"},
+        {"kind": "regression"},
+        {"kind": "ranking"},
+    ]
+    horizon, entry_lag = draw(st.integers(1, 6)), draw(st.integers(1, 3))
+    return Task(task_id="t", horizon=horizon, entry_lag=entry_lag, **draw(st.sampled_from(kinds)))
+
+
+tasks = made_tasks()
 DAY = np.timedelta64(1, "D")
 
 
@@ -91,7 +96,8 @@ def oracle(
                 rows.append((*key, None, None, "suspect_jump"))
                 continue
             gain = close[last, symbol] / close[entry, symbol] - 1.0
-            label = float(gain > task.threshold) if task.kind == "classification" else gain
+            is_binary = task.kind == "classification" and task.above == "threshold"
+            label = float(gain > task.threshold) if is_binary else gain
             rows.append((*key, gain, label, ""))
     return rows
 

@@ -31,7 +31,8 @@ def model(model_id: str, **changes: Any) -> Model:
         "parameters": {"num_leaves": 31, "learning_rate": 0.05},
         "metrics": {"rank_ic": 0.1, "auc": None},
         "fold_metrics": [{"fold": 0, "rank_ic": 0.1}],
-        "importance": {"ROC5": 1.5},
+        "test_series": {"ts": ["2019-12-02"], "rank_ic": [0.1], "top_minus_bottom": [None]},
+        "importance": {"gain": {"ROC5": 1.5}},
         "features": ["ROC5", "KMID"],
         "feature_type": "float32",
         "feature_set_id": "f",
@@ -44,6 +45,7 @@ def model(model_id: str, **changes: Any) -> Model:
         "price_batch_id": 1,
         "data_fingerprint": "d",
         "recipe": "r",
+        "chosen_asof": date(2019, 12, 31),
         "settings": {"train": {"seed": 1}},
         "environment": {"python": "3.11"},
         "code_version": "0.1.0",
@@ -63,7 +65,10 @@ def refusal(reason: str = "too few rows", **changes: Any) -> Refusal:
 
 
 def champion(model_id: str, **changes: Any) -> Champion:
-    values = {"task_id": "up_5d", "partition_key": "2020-01", "why": "newest", "decided_at": NOW}
+    values = {
+        "task_id": "up_5d", "partition_key": "2020-01", "from_ts": date(2020, 1, 1),
+        "why": "newest", "decided_at": NOW,
+    }  # fmt: skip
     return Champion(**values | changes, model_id=model_id)
 
 
@@ -128,18 +133,26 @@ def test_a_champion_is_frozen_once(meta: MetaStore) -> None:
     first = meta.freeze_champion(champion("a" * 64))
     again = meta.freeze_champion(champion("b" * 64, why="another"))
     assert again.model_dump() == first.model_dump() == champion("a" * 64).model_dump()
-    other = meta.freeze_champion(champion("b" * 64, partition_key="2020-02"))
-    assert {k: c.model_id[0] for k, c in meta.champions().items()} == {
-        ("up_5d", "2020-01"): "a",
-        ("up_5d", "2020-02"): "b",
-    }
+    later = {"partition_key": "2020-02", "from_ts": date(2020, 2, 1)}
+    other = meta.freeze_champion(champion("b" * 64, **later))
+    assert [(c.partition_key, c.model_id[0]) for c in meta.champions()] == [
+        ("2020-01", "a"),
+        ("2020-02", "b"),
+    ]
     assert other.model_id == "b" * 64
+    assert [c.model_id[0] for c in meta.champions("up_5d", "2020-02")] == ["b"]
+    assert meta.champions("ret_5d") == []
+    for day, expected in ((date(2020, 2, 1), "a"), (date(2020, 2, 2), "b")):
+        before = meta.champion_before("up_5d", day)
+        assert before is not None
+        assert before.model_id[0] == expected
+    assert meta.champion_before("up_5d", date(2020, 1, 1)) is None
 
 
 def test_a_champion_has_to_be_a_registered_model(meta: MetaStore) -> None:
     with pytest.raises(IntegrityError, match="FOREIGN KEY constraint failed"):
         meta.freeze_champion(champion("a" * 64))
-    assert meta.champions() == {}
+    assert meta.champions() == []
 
 
 def test_the_same_refusal_is_recorded_once(meta: MetaStore) -> None:

@@ -1,6 +1,5 @@
 """Metrics: known answers, independent oracles, and NaN wherever a number would be a lie."""
 
-import json
 import math
 
 import numpy as np
@@ -11,25 +10,25 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from quant_pipeline.ml.metrics import (
-    average_ranks,
+    calibration_bins,
     classification_metrics,
     evaluate,
     information_coefficient,
-    mean_over_std,
     newey_west_se,
+    paired_difference,
     permute_across_symbols,
     regression_metrics,
     session_outcomes,
     top_minus_bottom,
 )
-from quant_pipeline.settings import Task
+from quant_pipeline.settings import MetricSettings, Task
 
 pytestmark = pytest.mark.filterwarnings("error")
 
 DAY = np.datetime64("2024-01-02")
 UP = Task(task_id="up_5d", kind="classification", horizon=5)
 RETURN = Task(task_id="ret_5d", kind="regression", horizon=5, normalize="rank")
-SMALL = st.sampled_from([-2.0, -1.0, 0.0, 0.5, 1.0, 3.0])
+RANK = Task(task_id="rank_5d", kind="ranking", horizon=5)
 SEEDS = st.integers(0, 2**32 - 1)
 
 
@@ -110,52 +109,6 @@ def test_a_session_without_variation_or_with_few_names_is_nan(rank, score, outco
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 3), SMALL), max_size=40))
-def test_average_ranks_agree_with_scipy_within_every_session(rows):
-    session = np.array([row[0] for row in rows], dtype=np.int64)
-    values = np.array([row[1] for row in rows])
-    ranks = average_ranks(session, values)
-    for one in set(session.tolist()):
-        expected = stats.rankdata(values[session == one], method="average")
-        np.testing.assert_array_equal(ranks[session == one], expected)
-
-
-@settings(deadline=None)
-@given(st.lists(st.floats(-1, 1), min_size=3, max_size=40), st.integers(0, 45))
-def test_newey_west_agrees_with_the_sum_over_all_pairs(series, lag):
-    values = np.array(series)
-    deviation, n = values - values.mean(), len(values)
-    pairs = np.abs(np.subtract.outer(np.arange(n), np.arange(n)))
-    weights = np.clip(1 - pairs / (lag + 1), 0, None)
-    total = max(0.0, float((weights * np.outer(deviation, deviation)).sum()))
-    assert newey_west_se(values, lag) == pytest.approx(math.sqrt(total) / n, abs=1e-7)
-
-
-def test_newey_west_without_lags_is_the_plain_standard_error():
-    values = np.array([0.05, 0.03, np.nan, -0.01, 0.04, 0.02])
-    expected = np.nanstd(values) / math.sqrt(5)
-    assert newey_west_se(values, 0) == pytest.approx(expected, rel=1e-12)
-
-
-@pytest.mark.parametrize("series", [[], [0.1, 0.2], [0.1, 0.2, np.nan]])
-def test_newey_west_needs_three_values(series):
-    assert math.isnan(newey_west_se(np.array(series), 2))
-
-
-def test_overlapping_labels_widen_the_newey_west_error():
-    noise = np.random.default_rng(1).standard_normal(2000)
-    overlapping = np.convolve(noise, np.ones(5) / 5, mode="valid")
-    plain, honest = newey_west_se(overlapping, 0), newey_west_se(overlapping, 10)
-    assert 1.6 < honest / plain < 2.4
-
-
-def test_icir_has_the_known_answer_and_is_nan_without_variation():
-    assert mean_over_std(np.array([0.05, 0.03, -0.01, 0.04, 0.02])) == pytest.approx(1.129368)
-    for series in ([], [0.1], [0.1, 0.1, np.nan]):
-        assert math.isnan(mean_over_std(np.array(series)))
-
-
-@settings(deadline=None)
 @given(seed=SEEDS, quantile=st.sampled_from([0.1, 0.2, 0.5]))
 def test_top_minus_bottom_agrees_with_sorting_each_session(seed, quantile):
     ts, score, outcome = history(seed, ties=False)
@@ -205,6 +158,7 @@ def test_classification_metrics_have_the_known_answers():
     brier = classification_metrics(np.array([0, 1, 1, 0]), np.array([0.1, 0.9, 0.8, 0.3]))
     loss = classification_metrics(np.array([1, 0, 0, 1]), np.array([0.9, 0.1, 0.2, 0.65]))
     assert auc["auc"] == pytest.approx(0.75)
+    assert auc["average_precision"] == pytest.approx(0.8333, abs=1e-4)
     assert brier["brier"] == pytest.approx(0.0375)
     assert loss["log_loss"] == pytest.approx(0.216162, abs=1e-6)
     assert loss["accuracy"] == loss["precision"] == loss["recall"] == 1.0
@@ -225,15 +179,34 @@ def test_always_saying_the_base_rate_scores_exactly_the_base_metrics(labels):
 def test_undefined_classification_metrics_are_nan_never_zero():
     ones = classification_metrics(np.ones(3), np.full(3, 0.2))
     assert math.isnan(ones["auc"])
+    assert math.isnan(ones["average_precision"])
+    assert math.isnan(classification_metrics(np.zeros(3), np.full(3, 0.9))["average_precision"])
     assert math.isnan(ones["precision"])
     assert math.isnan(classification_metrics(np.zeros(3), np.full(3, 0.9))["recall"])
     assert all(math.isnan(v) for v in classification_metrics(np.empty(0), np.empty(0)).values())
 
 
+@settings(deadline=None)
+@given(seed=SEEDS)
+def test_metrics_of_order_do_not_change_when_the_score_is_transformed(seed):
+    rng = np.random.default_rng(seed)
+    label, score = rng.integers(0, 2, 50), np.round(rng.random(50), 1)
+    plain, moved = (classification_metrics(label, x) for x in (score, np.exp(9 * score)))
+    for name in ("auc", "average_precision"):
+        assert plain[name] == pytest.approx(moved[name], nan_ok=True)
+
+
 def test_a_score_that_is_no_probability_has_an_auc_and_no_loss():
     metrics = classification_metrics(np.array([0, 0, 1, 1]), np.array([-3.0, 4.0, 3.5, 8.0]))
     defined = {name for name, value in metrics.items() if not math.isnan(value)}
-    assert defined == {"auc", "base_rate", "accuracy_base", "log_loss_base", "brier_base"}
+    assert defined == {
+        "auc",
+        "average_precision",
+        "base_rate",
+        "accuracy_base",
+        "log_loss_base",
+        "brier_base",
+    }
     assert metrics["auc"] == 0.75
 
 
@@ -246,32 +219,54 @@ def test_regression_metrics_measure_against_the_mean():
     assert all(math.isnan(v) for v in regression_metrics(np.empty(0), np.empty(0)).values())
 
 
-@pytest.mark.parametrize("task", [UP, RETURN])
-def test_evaluation_is_plain_numbers_with_standard_errors_and_a_base(task):
-    rng = np.random.default_rng(5)
-    ts = np.repeat(DAY + np.arange(40), 25)
-    fwd_return = rng.standard_normal(1000)
-    score = 1 / (1 + np.exp(-(fwd_return + 3 * rng.standard_normal(1000))))
-    target = (fwd_return > 0).astype(float) if task is UP else fwd_return
-    metrics = evaluate(task, ts, score, target, fwd_return, lag=10)
-    assert json.loads(json.dumps(metrics)) == metrics
-    assert {type(value) for value in metrics.values()} == {int, float}
-    assert (metrics["n_rows"], metrics["n_sessions"], metrics["n_ic_sessions"]) == (1000, 40, 40)
-    assert metrics["ic"] > 4 * metrics["ic_se"] > 0
-    assert metrics["rank_ic"] > 4 * metrics["rank_ic_se"] > 0
-    assert metrics["top_minus_bottom"] > 4 * metrics["top_minus_bottom_se"] > 0
-    assert ("accuracy_base" if task is UP else "mse_base") in metrics
+@settings(deadline=None)
+@given(st.lists(st.sampled_from([0.0, 0.05, 0.1, 0.3, 0.7, 0.95, 1.0])), st.integers(1, 10), SEEDS)
+def test_calibration_bins_hold_every_row_once_with_its_own_share(scores, n_bins, seed):
+    score = np.array(scores)
+    label = np.random.default_rng(seed).integers(0, 2, len(score)).astype(float)
+    bins = calibration_bins(label, score, n_bins)
+    assert sum(b["n"] for b in bins) == len(score)
+    assert [b["low"] for b in bins] == sorted({b["low"] for b in bins})
+    for b in bins:
+        rows = (score >= b["low"]) & ((score < b["high"]) | (b["high"] == 1) & (score == 1))
+        assert b["high"] - b["low"] == pytest.approx(1 / n_bins)
+        assert rows.sum() == b["n"] > 0
+        assert b["mean_score"] == pytest.approx(score[rows].mean())
+        assert b["share_of_ones"] == pytest.approx(label[rows].mean())
 
 
-@pytest.mark.parametrize("task", [UP, RETURN])
-def test_evaluating_no_row_gives_counts_of_zero_and_nan(task):
-    none = np.empty(0)
-    metrics = evaluate(task, none.astype("datetime64[D]"), none, none, none, lag=10)
-    assert [name for name, value in metrics.items() if not math.isnan(value)] == [
-        "n_rows",
-        "n_sessions",
-        "n_ic_sessions",
-    ]
+def test_what_is_no_probability_has_no_calibration():
+    with pytest.raises(ValueError, match=r"scores reach from 0\.2 to 1\.5"):
+        calibration_bins(np.array([1.0, 0.0, 1.0]), np.array([0.2, 1.5, np.nan]))
+
+
+SERIES = st.dictionaries(st.integers(0, 20), st.sampled_from([-1.0, 0.0, 0.5, 2.0, math.nan]))
+
+
+@settings(deadline=None)
+@given(SERIES, SERIES, st.integers(0, 4), st.randoms(use_true_random=False))
+def test_paired_difference_agrees_with_pandas_on_the_common_sessions(a, b, lag, random):
+    series = [list(a.items()), list(b.items())]
+    for pairs in series:
+        random.shuffle(pairs)
+    sides = [(DAY + np.array([d for d, _ in p], int), np.array([v for _, v in p])) for p in series]
+    found = paired_difference(*sides[0], *sides[1], lag)
+    both = (pd.Series(a, dtype=float) - pd.Series(b, dtype=float)).dropna().sort_index()
+    assert found["n"] == len(both)
+    assert found["mean"] == pytest.approx(both.mean(), nan_ok=True)
+    assert found["se"] == pytest.approx(newey_west_se(both.to_numpy(), lag), nan_ok=True)
+    mirrored = paired_difference(*sides[1], *sides[0], lag)
+    assert mirrored["t"] == pytest.approx(-found["t"], nan_ok=True)
+    if found["se"] > 0:
+        assert found["t"] == pytest.approx(found["mean"] / found["se"])
+    else:
+        assert math.isnan(found["t"])
+
+
+def test_a_pair_with_a_session_twice_is_refused():
+    twice = np.array([DAY, DAY])
+    with pytest.raises(ValueError, match="2 values, but 1 sessions"):
+        paired_difference(twice, np.zeros(2), twice, np.zeros(2), 1)
 
 
 @settings(deadline=None)
@@ -281,6 +276,8 @@ def test_session_outcomes_agree_with_a_loop_over_sessions(seed):
     label = np.where(np.isnan(fwd_return), np.nan, fwd_return > 0)
     up = session_outcomes(ts, score, label, fwd_return, "classification", min_names=3)
     level = session_outcomes(ts, score, fwd_return, fwd_return, "regression", min_names=3)
+    order = session_outcomes(ts, score, fwd_return, fwd_return, "ranking", min_names=3)
+    assert all(np.array_equal(order[name], level[name], equal_nan=True) for name in level)
     for position, day in enumerate(up["ts"]):
         rows = pd.DataFrame({"x": score, "y": fwd_return})[ts == day]
         known = rows.dropna()
@@ -299,7 +296,9 @@ def test_session_outcomes_agree_with_a_loop_over_sessions(seed):
 def test_session_outcomes_agree_with_the_metrics_over_a_history():
     ts, score, fwd_return = history(7, n_names=60)
     outcomes = session_outcomes(ts, score, fwd_return > 0, fwd_return, "classification")
-    metrics = evaluate(UP, ts, score, (fwd_return > 0).astype(float), fwd_return, lag=10)
+    up = (fwd_return > 0).astype(float)
+    symbol = np.arange(len(ts)).astype(object)
+    metrics = evaluate(UP, ts, symbol, score, up, up, fwd_return, MetricSettings())
     assert np.nanmean(outcomes["ic"]) == pytest.approx(metrics["ic"])
     assert np.nanmean(outcomes["rank_ic"]) == pytest.approx(metrics["rank_ic"])
     assert np.nanmean(outcomes["top_minus_bottom"]) == pytest.approx(metrics["top_minus_bottom"])
@@ -356,8 +355,7 @@ def test_metrics_leave_their_inputs_unchanged(seed):
     label = (outcome > 0).astype(float)
     for values in (ts, score, outcome, symbol, label):
         values.flags.writeable = False
-    evaluate(UP, ts, score, label, outcome, lag=10)
-    evaluate(RETURN, ts, score, outcome, outcome, lag=10)
-    session_outcomes(ts, score, label, outcome, "classification")
-    session_outcomes(ts, score, label, outcome, "regression")
+    for task in (UP, RETURN, RANK):
+        evaluate(task, ts, symbol, score, label, label, outcome, MetricSettings())
+        session_outcomes(ts, score, label, outcome, task.kind)
     permute_across_symbols(symbol, ts, outcome, seed)

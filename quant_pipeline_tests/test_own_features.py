@@ -344,7 +344,7 @@ def test_a_window_that_nobody_serves_yet_waits_for_a_model_of_todays_features(mi
         scored = score_partition(mine.workspace, "2016-08", task)
         assert scored.model_id is None
         assert "scores nothing: MY_PULL may be another one: its module was changed" in scored.why
-        assert mine.workspace.meta.champion(task.task_id, "2016-08") is None
+        assert mine.workspace.meta.champions(task.task_id, "2016-08") == []
     assert mine.scores() == []
     (model,) = [m for m in mine.workspace.meta.models() if m.task_id == "up_5d"]
     with pytest.raises(GateError, match="MY_PULL may be another one"):

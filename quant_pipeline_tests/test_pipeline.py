@@ -15,10 +15,11 @@ import pandas as pd
 import pytest
 from sqlmodel import select
 
+from quant_pipeline.chain.champions import find_champions
 from quant_pipeline.chain.features import features_between, labels_between
 from quant_pipeline.chain.knowledge import models_that_knew_less
-from quant_pipeline.chain.learn import train_or_refuse, write_folds
-from quant_pipeline.chain.predict import find_champion, score_partition, score_shadow
+from quant_pipeline.chain.learn import train_tasks, write_folds
+from quant_pipeline.chain.predict import score_partition, score_shadow
 from quant_pipeline.chain.stale import read_stored
 from quant_pipeline.errors import GateError
 from quant_pipeline.stores.meta import Champion
@@ -92,8 +93,13 @@ def test_no_label_known_after_the_asof_reaches_a_model(finished):
 
 def test_no_label_of_an_earlier_window_of_a_fold_ends_in_or_after_a_later_one(finished):
     folds = finished.rows(
-        "SELECT partition_key, task_id, train_start, stop_start, test_start, test_end, "
-        "n_train, n_stop, n_test FROM walkforward_folds ORDER BY ALL"
+        """
+        SELECT partition_key, task_id, min(start_ts) FILTER (part = 'train'),
+            min(start_ts) FILTER (part = 'stop'), min(start_ts) FILTER (part = 'test'),
+            max(end_ts) FILTER (part = 'test'), sum(n_rows) FILTER (part = 'train'),
+            sum(n_rows) FILTER (part = 'stop'), sum(n_rows) FILTER (part = 'test')
+        FROM walkforward_folds GROUP BY partition_key, task_id, fold ORDER BY ALL
+        """
     )
     assert len(folds) == 2 * len(finished.workspace.meta.models())
     for key, task_id, train_start, stop_start, test_start, test_end, *counts in folds:
@@ -116,8 +122,13 @@ def test_no_label_of_an_earlier_window_of_a_fold_ends_in_or_after_a_later_one(fi
 
 def test_folds_that_are_stored_are_those_that_the_model_was_judged_on(finished):
     stored = finished.rows(
-        "SELECT partition_key, task_id, fold, n_train, n_stop, n_test, "
-        "CAST(test_start AS VARCHAR), CAST(test_end AS VARCHAR) FROM walkforward_folds ORDER BY ALL"
+        """
+        SELECT partition_key, task_id, fold, sum(n_rows) FILTER (part = 'train'),
+            sum(n_rows) FILTER (part = 'stop'), sum(n_rows) FILTER (part = 'test'),
+            min(start_ts::VARCHAR) FILTER (part = 'test'),
+            max(end_ts::VARCHAR) FILTER (part = 'test')
+        FROM walkforward_folds GROUP BY partition_key, task_id, fold ORDER BY ALL
+        """
     )
     names = ("fold", "n_train", "n_stop", "n_test", "test_start", "test_end")
     used = [
@@ -179,16 +190,16 @@ def test_a_champion_is_never_of_another_task_nor_of_after_the_session(used):
     ws = used.workspace
     for task in ws.settings.tasks:
         for key in ("2016-05", "2016-06", "2016-07", "2016-08"):
-            model_id, _ = find_champion(ws, key, task)
-            model = ws.meta.model(model_id)
+            (service,) = find_champions(ws, key, task).services
+            model = ws.meta.model(service.model_id)
             assert (model.task_id, model.partition_key) == (task.task_id, ws.grid.shift(key, -1))
     with ws.meta.writing() as session:  # decided anew, with all models of all as-ofs at hand
         for champion in session.exec(select(Champion)):
             session.delete(champion)
     for task in ws.settings.tasks:
-        model_id, _ = find_champion(ws, "2016-06", task)
-        assert ws.meta.model(model_id).partition_key == "2016-05"
-        assert ws.meta.model(model_id).task_id == task.task_id
+        (service,) = find_champions(ws, "2016-06", task).services
+        assert ws.meta.model(service.model_id).partition_key == "2016-05"
+        assert ws.meta.model(service.model_id).task_id == task.task_id
 
 
 def test_everything_after_an_asof_rewritten_changes_nothing_up_to_it(home, finished, market):
@@ -473,7 +484,7 @@ def test_sixty_asofs_cost_no_more_than_the_series_of_one_and_a_fifth(home):
 
     def walk(key):
         write_folds(ws, key, task)
-        train_or_refuse(ws, key, task)
+        train_tasks(ws, key, [task])
 
     walk(asofs[0])
     first = ws.grid.window(asofs[1])[0]

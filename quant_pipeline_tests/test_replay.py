@@ -168,7 +168,8 @@ def test_models_differ_only_where_the_replay_knew_less(walked: Walked) -> None:
 def test_champions_are_those_of_the_same_windows(walked: Walked) -> None:
     def champions(home: SmallHome) -> dict[tuple[str, str], date]:
         meta = home.workspace.meta
-        return {key: meta.model(c.model_id).asof for key, c in meta.champions().items()}
+        rows = meta.champions()
+        return {(c.task_id, c.partition_key): meta.model(c.model_id).asof for c in rows}
 
     found = champions(walked.day_by_day)
     assert found == champions(walked.at_once)

@@ -37,20 +37,20 @@ def booster_text(rows: np.ndarray) -> str:
 def test_a_row_has_one_score_whatever_it_is_scored_with(rows, booster_text, data):
     chosen = data.draw(st.lists(st.integers(0, 599), max_size=50))
     threads = data.draw(st.sampled_from([1, 2, 3]))
-    everything = score_rows(booster_text, rows, NAMES, NAMES)
-    some = score_rows(booster_text, rows[chosen], NAMES, NAMES, threads=threads)
+    everything = score_rows([booster_text], rows, NAMES, NAMES)
+    some = score_rows([booster_text], rows[chosen], NAMES, NAMES, threads=threads)
     assert some.dtype == np.float64
     np.testing.assert_array_equal(some, everything[chosen])
 
 
 def test_column_major_rows_have_the_same_scores(rows, booster_text):
-    expected = score_rows(booster_text, rows, NAMES, NAMES)
-    found = score_rows(booster_text, np.asfortranarray(rows), NAMES, NAMES)
+    expected = score_rows([booster_text], rows, NAMES, NAMES)
+    found = score_rows([booster_text], np.asfortranarray(rows), NAMES, NAMES)
     np.testing.assert_array_equal(found, expected)
 
 
 def test_scores_are_probabilities_and_nothing_is_printed(rows, booster_text, capfd):
-    score = score_rows(booster_text, rows, NAMES, NAMES)
+    score = score_rows([booster_text], rows, NAMES, NAMES)
     assert ((score > 0) & (score < 1)).all()
     assert np.corrcoef(score, rows[:, 0] > 0)[0, 1] > 0.9
     assert capfd.readouterr() == ("", "")
@@ -67,25 +67,25 @@ def test_scores_are_probabilities_and_nothing_is_printed(rows, booster_text, cap
 )
 def test_other_columns_are_refused_with_the_first_difference(rows, booster_text, names, difference):
     with pytest.raises(ModelFileError, match=difference):
-        score_rows(booster_text, rows, names, NAMES)
+        score_rows([booster_text], rows, names, NAMES)
 
 
 def test_a_text_of_other_features_than_the_registry_says_is_refused(rows, booster_text):
     other = ("a", "b", "c")
     with pytest.raises(ModelFileError, match="Feature 1 is a, but the model text has momentum"):
-        score_rows(booster_text, rows, other, other)
+        score_rows([booster_text], rows, other, other)
 
 
 def test_a_matrix_of_another_width_is_refused(rows, booster_text):
     with pytest.raises(ModelFileError, match=r"shape \(600, 2\)"):
-        score_rows(booster_text, rows[:, :2], NAMES, NAMES)
+        score_rows([booster_text], rows[:, :2], NAMES, NAMES)
 
 
 def test_an_infinite_feature_is_refused_by_name(rows, booster_text):
     spoiled = rows.copy()
     spoiled[5, 2] = np.inf
     with pytest.raises(DegenerateData, match="volatility is infinite"):
-        score_rows(booster_text, spoiled, NAMES, NAMES)
+        score_rows([booster_text], spoiled, NAMES, NAMES)
 
 
 @settings(deadline=None)

@@ -139,6 +139,15 @@ def test_everything_of_a_home_lies_in_it(tmp_path: Path) -> None:
             r"tasks\.0\.threshold: .*finite",
         ),
         (
+            '[[tasks]]\ntask_id = "a"\nkind = "regression"\nhorizon = 5\nthreshold = 0.1\n',
+            r"tasks\.0: .*threshold is for classification; a is a regression",
+        ),
+        (
+            '[[tasks]]\ntask_id = "a"\nkind = "ranking"\nhorizon = 5\nnormalize = "rank"\n',
+            r"tasks\.0: .*normalize is for regression; a is a ranking",
+        ),
+        ("[folds]\nn_groups = 4\nn_test_groups = 3\n", r"folds: .*n_test_groups is 3 of n_groups"),
+        (
             '[[tasks]]\ntask_id = "a"\nkind = "regression"\nhorizon = 5\n' * 2,
             r"tasks: .*each task_id once, has \['a', 'a'\]",
         ),
@@ -251,8 +260,10 @@ def test_the_template_holds_each_setting_with_its_default(
 def test_the_template_holds_the_default_tasks_with_every_key(template: str) -> None:
     tasks = tomllib.loads(template)["tasks"]
     assert [Task(**task) for task in tasks] == list(Settings().tasks)
-    for task in tasks:
-        assert list(task) == list(Task.model_fields)
+    assert {key for task in tasks for key in task} | {"grades"} == set(Task.model_fields)
+    assert "grades = 5" in template
+    for task in tasks:  # in the order in which they are documented
+        assert list(task) == [key for key in Task.model_fields if key in task]
 
 
 def test_the_template_holds_nothing_else_and_loads(template: str, home: Home) -> None:

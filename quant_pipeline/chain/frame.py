@@ -1,21 +1,25 @@
 """training_frame: which examples became trainable in a partition, counted and fingerprinted."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from hashlib import sha256
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from quant_pipeline.chain.blocks import in_blocks
 from quant_pipeline.chain.panel import days
 from quant_pipeline.chain.workspace import Workspace
-from quant_pipeline.ml.train import Examples
-from quant_pipeline.settings import Task, digest
+from quant_pipeline.errors import GateError
+from quant_pipeline.ml.examples import Examples
+from quant_pipeline.settings import Task, alike, digest
 from quant_pipeline.stores.schema import TRAINING_FRAME
 from quant_pipeline.stores.series import Connection, fetch_row, query, read_frame, replace
+
+Labels = npt.NDArray[np.float64]
 
 
 def frame_spec_id(ws: Workspace) -> str:
@@ -36,8 +40,8 @@ def _write_manifests(ws: Workspace, keys: Sequence[str], run_id: str) -> list[di
     with ws.writing("training_frame", run_id) as writing:
         con = writing.con
         con.execute(TRAINING_FRAME)
-        for task in ws.settings.tasks:
-            rows += _manifests(ws, con, task, keys)
+        for tasks in alike(ws.settings.tasks):
+            rows += _manifests(ws, con, tasks, keys)
         table = pa.Table.from_pylist(rows, _MANIFEST)
         marks = ", ".join("?" for _ in keys)
         replace(con, "training_manifest", table, f"partition_key IN ({marks})", list(keys))
@@ -71,13 +75,47 @@ _MANIFEST = pa.schema(
 
 
 def _manifests(
-    ws: Workspace, con: Connection, task: Task, keys: Sequence[str]
+    ws: Workspace, con: Connection, tasks: Sequence[Task], keys: Sequence[str]
 ) -> list[dict[str, Any]]:
+    """The manifests of tasks that are alike: their rows are read once."""
     start, end = ws.grid.window(keys[0])[0], ws.grid.window(keys[-1])[1]
     names = tuple(f.name for f in ws.features)
-    since = first_label(con, task.task_id, start, end)
-    found = read_increments(con, task.task_id, since, start, end, names)
-    fingerprints = fingerprint_partitions(ws, found, keys, task)
+    ids = [task.task_id for task in tasks]
+    since = first_label(con, ids[0], start, end)
+    found, labels = read_rows(con, ids, since, end - timedelta(days=1), names, known_from=start)
+    fingerprints = fingerprint_partitions(ws, found, labels, keys, tasks)
+    rows = []
+    for task in tasks:
+        totals = _count(ws, con, task, keys, since)
+        for key in keys:
+            part = in_window(found, *ws.grid.window(key))
+            ts, n = found.ts[part], totals[key]
+            rows.append(
+                {
+                    "partition_key": key,
+                    "task_id": task.task_id,
+                    "n_rows": len(ts),
+                    "n_symbols": len(np.unique(found.symbol[part].astype(str))),
+                    "first_ts": ts[0].item() if len(ts) else None,
+                    "last_ts": ts[-1].item() if len(ts) else None,
+                    **{name: n[name] for name in COUNTED},
+                    "n_outside_universe": n["n_with"] - len(ts) - n["n_short_history"],
+                    "n_without_features": n["n_labels"] - n["n_with"],
+                    "feature_set_id": ws.feature_set_id,
+                    "fingerprint": fingerprints[task.task_id][key],
+                }
+            )
+    return rows
+
+
+COUNTED = ("n_labels", "n_no_entry_bar", "n_no_exit_bar", "n_suspect_jump", "n_short_history")
+
+
+def _count(
+    ws: Workspace, con: Connection, task: Task, keys: Sequence[str], since: date
+) -> dict[str, Counter[str]]:
+    """Bars whose outcome became known in each partition: with a label, or by reason without."""
+    start, end = ws.grid.window(keys[0])[0], ws.grid.window(keys[-1])[1]
     counts = query(
         con,
         "SELECT l.known_at, count(l.label) AS n_labels, "
@@ -94,31 +132,7 @@ def _manifests(
     totals: dict[str, Counter[str]] = {key: Counter() for key in keys}
     for row in counts:
         totals[ws.grid.key(row.pop("known_at"))].update(row)
-    rows = []
-    for key in keys:
-        part = in_window(found, *ws.grid.window(key))
-        ts = found.ts[part]
-        n_short = totals[key]["n_short_history"]
-        rows.append(
-            {
-                "partition_key": key,
-                "task_id": task.task_id,
-                "n_rows": len(ts),
-                "n_symbols": len(np.unique(found.symbol[part].astype(str))),
-                "first_ts": ts[0].item() if len(ts) else None,
-                "last_ts": ts[-1].item() if len(ts) else None,
-                "n_labels": totals[key]["n_labels"],
-                "n_no_entry_bar": totals[key]["n_no_entry_bar"],
-                "n_no_exit_bar": totals[key]["n_no_exit_bar"],
-                "n_suspect_jump": totals[key]["n_suspect_jump"],
-                "n_outside_universe": totals[key]["n_with"] - len(ts) - n_short,
-                "n_short_history": n_short,
-                "n_without_features": totals[key]["n_labels"] - totals[key]["n_with"],
-                "feature_set_id": ws.feature_set_id,
-                "fingerprint": fingerprints[key],
-            }
-        )
-    return rows
+    return totals
 
 
 def first_label(con: Connection, task_id: str, start: date, end: date) -> date:
@@ -136,15 +150,35 @@ def first_label(con: Connection, task_id: str, start: date, end: date) -> date:
     return first
 
 
-def read_increments(
-    con: Connection, task_id: str, since: date, start: date, end: date, names: Sequence[str]
-) -> Examples:
-    """Examples that became known in ``[start, end)``, of sessions from `since` on.
+def read_rows(
+    con: Connection,
+    task_ids: Sequence[str],
+    since: date,
+    known_by: date,
+    names: Sequence[str],
+    known_from: date = date(1, 1, 1),
+) -> tuple[Examples, dict[str, Labels]]:
+    """Examples of tasks that are alike, known by a date, sorted by ts, symbol, and each's labels.
 
-    Sorted by ts, symbol.
+    Features are read once. Raises GateError if the tasks have other rows than one another.
     """
-    table = read_frame(con, task_id, end - timedelta(days=1), since, names, known_from=start)
-    return to_examples(table, names)
+    first, *others = task_ids
+    table = read_frame(con, first, known_by, since, names, known_from)
+    examples = to_examples(table, names)
+    labels = {first: table["label"].to_numpy()}
+    for task_id in others:
+        mine = read_frame(con, task_id, known_by, since, (), known_from)
+        if not mine.select(KEY_COLUMNS).equals(table.select(KEY_COLUMNS)):
+            raise GateError(
+                f"Tasks {first} and {task_id} have the same horizon and entry lag, but not the "
+                f"same rows in training_frame by {known_by}. Run `quant backfill --from {since} "
+                f"--to {known_by} --select labels,training_frame`."
+            )
+        labels[task_id] = mine["label"].to_numpy()
+    return examples, labels
+
+
+KEY_COLUMNS = ["symbol", "ts", "entry_ts", "known_at", "fwd_return"]
 
 
 def to_examples(table: pa.Table, names: Sequence[str]) -> Examples:
@@ -155,9 +189,9 @@ def to_examples(table: pa.Table, names: Sequence[str]) -> Examples:
     return Examples(
         symbol=table["symbol"].to_numpy(),
         ts=days(table["ts"]),
+        entry_ts=days(table["entry_ts"]),
         known_at=days(table["known_at"]),
         x=x,
-        label=table["label"].to_numpy(),
         fwd_return=table["fwd_return"].to_numpy(),
         feature_names=tuple(names),
     )
@@ -171,27 +205,43 @@ def in_window(examples: Examples, start: date, end: date) -> slice:
 
 
 def fingerprint_partitions(
-    ws: Workspace, examples: Examples, keys: Sequence[str], task: Task
-) -> dict[str, str]:
-    """The fingerprint of each partition's increment within the examples.
+    ws: Workspace,
+    examples: Examples,
+    labels: Mapping[str, Labels],
+    keys: Sequence[str],
+    tasks: Sequence[Task],
+) -> dict[str, dict[str, str]]:
+    """The fingerprint of each task's increments within the examples, by task and partition.
 
     What the labels mean is in it: a task that was changed does not train on its old labels.
     """
-    meaning = digest(task, ws.settings.label)
-    return {
-        key: fingerprint(examples, in_window(examples, *ws.grid.window(key)), meaning)
-        for key in keys
-    }
+    found: dict[str, dict[str, str]] = {task.task_id: {} for task in tasks}
+    meanings = {task.task_id: digest(task.meaning, ws.settings.label) for task in tasks}
+    for key in keys:
+        rows = in_window(examples, *ws.grid.window(key))
+        shared = fingerprint(examples, rows)
+        for task_id, meaning in meanings.items():
+            own = sha256(f"{meaning} {shared}".encode())
+            own.update(_plain_bytes(labels[task_id][rows]))
+            found[task_id][key] = own.hexdigest()
+    return found
 
 
-def fingerprint(examples: Examples, rows: slice, meaning: str) -> str:
-    """A sha256 over every value of rows in canonical order; equal data, equal fingerprint."""
-    found = sha256("\n".join([meaning, *examples.feature_names]).encode())
+def fingerprint(examples: Examples, rows: slice) -> str:
+    """A sha256 over every value of rows in canonical order, labels apart."""
+    found = sha256("\n".join(examples.feature_names).encode())
     found.update("\n".join(examples.symbol[rows].tolist()).encode())
-    for values in (examples.ts, examples.known_at):
+    for values in (examples.ts, examples.entry_ts, examples.known_at):
         found.update(values[rows].astype("datetime64[D]").astype(np.int64).tobytes())
-    for numbers in (examples.label, examples.fwd_return, examples.x):
-        part = np.ascontiguousarray(numbers[rows])
-        part = np.where(np.isnan(part), np.array(np.nan, part.dtype), part)  # one NaN, one sign
-        found.update(part.tobytes())
+    for numbers in (examples.fwd_return, examples.x):
+        found.update(_plain_bytes(numbers[rows]))
     return found.hexdigest()
+
+
+def _plain_bytes(numbers: np.ndarray) -> bytes:
+    """Bytes of numbers, with one NaN of one sign."""
+    part = np.ascontiguousarray(numbers)
+    is_nan = np.isnan(part)
+    if is_nan.any():
+        part = np.where(is_nan, np.array(np.nan, part.dtype), part)
+    return part.tobytes()

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from quant_pipeline.chain.panel import days
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.ml.metrics import session_outcomes
+from quant_pipeline.ml.targets import make_target
 from quant_pipeline.settings import Task, digest
 from quant_pipeline.stores.series import query, replace
 
@@ -57,13 +58,11 @@ def _judge(judged: pa.Table, task: Task) -> list[dict[str, Any]]:
     rows = []
     for model_id in sorted(set(judged["model_id"].to_pylist())):
         mine = judged.filter(pc.equal(judged["model_id"], model_id))
-        found = session_outcomes(
-            days(mine["ts"]),
-            mine["score"].to_numpy(),
-            mine["label"].to_numpy(),
-            mine["fwd_return"].to_numpy(),
-            task.kind,
-        )
+        ts, fwd_return = days(mine["ts"]), mine["fwd_return"].to_numpy()
+        label = mine["label"].to_numpy()
+        if task.kind == "classification":
+            label = make_target(task, ts, label, fwd_return)
+        found = session_outcomes(ts, mine["score"].to_numpy(), label, fwd_return, task.kind)
         facts = {
             r["ts"]: (r["known_at"], r["origin"])
             for r in mine.select(["ts", "known_at", "origin"]).to_pylist()

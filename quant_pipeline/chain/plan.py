@@ -4,11 +4,13 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from datetime import date
 
-from quant_pipeline.chain.learn import current_inputs, recipe_id
+from quant_pipeline.chain.learn import current_inputs
 from quant_pipeline.chain.seal import judge_until, partition_before, waiting_message
 from quant_pipeline.chain.stale import Stored, latest
+from quant_pipeline.chain.trials import recipe_id
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.errors import NoData, NotEnoughHistory
+from quant_pipeline.ml.splits import required_sessions
 from quant_pipeline.settings import Task
 from quant_pipeline.stores.meta import Written
 from quant_pipeline.stores.series import read_sessions
@@ -58,19 +60,16 @@ def missing_models(
 
 def require_history(ws: Workspace, sessions: Sequence[date], key: str, task: Task) -> None:
     """Raise NotEnoughHistory if no fold can fit by the end of a partition, whatever the data."""
-    spec = ws.settings.folds
     n_sessions = bisect_right(sessions, ws.grid.asof(key))
     settings = ws.settings
     youth = max(settings.universe.min_sessions, settings.features.min_sessions) - 1
     n_known = max(n_sessions - task.label_span - youth, 0)
-    gaps = 2 * (task.label_span + spec.embargo_sessions)
-    needed = spec.min_train_sessions + spec.stop_sessions + spec.n_folds * spec.test_sessions + gaps
+    needed = required_sessions(settings.folds, task.label_span)
     if n_known < needed:
         raise NotEnoughHistory(
-            f"The folds need {needed} sessions (train {spec.min_train_sessions}, early stop "
-            f"{spec.stop_sessions}, test {spec.n_folds} x {spec.test_sessions}, purge and embargo "
-            f"{gaps}), but {task.task_id} has at most {n_known} known by {ws.grid.asof(key)}. "
-            "Ingest more history or lower folds.min_train_sessions."
+            f"The folds ({settings.folds.protocol}) need {needed} sessions with labels, purge and "
+            f"embargo included, but {task.task_id} has at most {n_known} known by "
+            f"{ws.grid.asof(key)}. Ingest more history or lower folds.min_train_sessions."
         )
 
 
@@ -95,7 +94,7 @@ def missing_scores(ws: Workspace, keys: Sequence[str], tasks: Sequence[Task]) ->
 
 def outdated_scores(ws: Workspace, before: str, tasks: Sequence[Task]) -> list[str]:
     """Earlier partitions with a champion in which bars or labels came late: to be filled up."""
-    served = {key for task_id, key in ws.meta.champions() if task_id in {t.task_id for t in tasks}}
+    served = {c.partition_key for task in tasks for c in ws.meta.champions(task.task_id)}
     start = ws.grid.window(before)[0]
     earlier = sorted((k for k in served if ws.grid.window(k)[0] < start), key=ws.grid.asof)
     return missing_scores(ws, earlier, tasks)

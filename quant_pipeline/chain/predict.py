@@ -1,21 +1,21 @@
 """predictions: each session's scores by the champion frozen at the start of its partition."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from quant_pipeline.chain.champions import Service, find_challenger, find_champions
 from quant_pipeline.chain.panel import days
-from quant_pipeline.chain.seal import judge_until, partition_before
 from quant_pipeline.chain.stale import require_fresh_features
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.errors import GateError, NoData
 from quant_pipeline.market.features import FEATURE_VALUES, KNOWN, CrossSection
-from quant_pipeline.ml.gate import ModelRow, decide_champion, require_model_before
+from quant_pipeline.ml.gate import require_model_before
 from quant_pipeline.ml.score import score_rows, session_percentile
 from quant_pipeline.settings import Task
 from quant_pipeline.stores.meta import Champion, Model, utc_now
@@ -48,42 +48,6 @@ class Scored:
     n_different: int = 0
 
 
-def find_champion(ws: Workspace, key: str, task: Task) -> tuple[str | None, str]:
-    """The model that serves a partition: the frozen decision, else what it would be now, and why.
-
-    While the window before waits for late bars nobody serves, whatever models there are: the
-    decision is taken once, with that window's model in it. Raises GateError if the window is
-    complete and its model is still to be trained.
-    """
-    frozen = ws.meta.champion(task.task_id, key)
-    if frozen is not None:
-        return frozen.model_id, frozen.why
-    with ws.series.reading("scoring") as con:
-        sessions = read_sessions(con)["ts"].to_pylist()
-    previous = partition_before(ws.grid, sessions, key)
-    looked_at = judge_until(ws, previous) if previous else []
-    if looked_at and not looked_at[-1].is_sealable:
-        return None, f"{key} is not scored yet: window {looked_at[-1].key} is {looked_at[-1].why}"
-    trained = ws.meta.trained(task.task_id)
-    rows = [ModelRow(m.model_id, m.task_id, m.asof, m.status) for m in trained]
-    decision = decide_champion(rows, task.task_id, ws.grid.window(key)[0])
-    if decision.model_id is not None:
-        _require_attempt(ws, key, previous, task)
-    return decision.model_id, decision.why
-
-
-def _require_attempt(ws: Workspace, key: str, previous: str | None, task: Task) -> None:
-    if previous is None:
-        return
-    tried = {m.partition_key for m in ws.meta.trained(task.task_id)}
-    tried |= {r.partition_key for r in ws.meta.refusals(task.task_id)}
-    if previous not in tried:
-        raise GateError(
-            f"Scores of {key} need the model of {task.task_id} as of {ws.grid.asof(previous)}, "
-            f"which was not trained yet. Run `quant train --asof {ws.grid.asof(previous)}`."
-        )
-
-
 def score_partition(ws: Workspace, key: str, task: Task, run_id: str = "") -> Scored:
     """Score every session of a partition that has features, and store what is not stored yet.
 
@@ -92,34 +56,53 @@ def score_partition(ws: Workspace, key: str, task: Task, run_id: str = "") -> Sc
     is counted. Raises GateError if features_daily of the partition is stale.
     """
     start, end = ws.grid.window(key)
-    if has_session(ws, start, end):
-        model_id, why = find_champion(ws, key, task)
-    else:  # nobody has to serve a window in which nothing happened yet
-        model_id, why = None, f"no session of {key} is stored yet"
-    if model_id is None:
-        return _store_none(ws, key, task, why, run_id)
-    model = ws.meta.model(model_id)
-    require_model_before(model.asof, start)
+    if not has_session(ws, start, end):  # nobody has to serve where nothing happened yet
+        return _store_none(ws, key, task, f"no session of {key} is stored yet", run_id)
+    serving = find_champions(ws, key, task)
+    pieces = []
+    for service in serving.services:
+        scored = _serve(ws, key, task, service, run_id)
+        if scored is None:  # another process froze another champion meanwhile
+            return score_partition(ws, key, task, run_id)
+        pieces.append(scored)
+    if not pieces:
+        return _store_none(ws, key, task, serving.why, run_id)
+    _record(ws, key, task, serving.services, run_id)
+    last = pieces[-1]
+    return replace(
+        last, **{n: sum(getattr(p, n) for p in pieces) for n in COUNTS},
+        model_id=next((p.model_id for p in reversed(pieces) if p.model_id), None),
+    )  # fmt: skip
+
+
+COUNTS = ("n_sessions", "n_rows", "n_new", "n_different")
+
+
+def _serve(ws: Workspace, key: str, task: Task, service: Service, run_id: str) -> Scored | None:
+    """Score the sessions of one service; None if another champion was frozen meanwhile."""
+    model, why = ws.meta.model(service.model_id), service.why
+    require_model_before(model.asof, service.first)
     with ws.series.reading("scoring") as con:
         lost = lost_features(ws, con, model)
-        is_served = not lost or len(_stored_scores(con, model, start, end)) > 0
-        features = None if lost else _read_features(ws, con, model, start, end)
+        window = service.first, service.before
+        has_scores = len(_stored_scores(con, model, *window)) > 0
+        features = None if lost else _read_features(ws, con, model, *window)
         rows = None if features is None else _score(ws, con, model, features)
-    if not is_served:  # a model of today's features may serve, once there is one
-        why = f"model {model_id[:12]} scores nothing: {in_words(lost)}"
-        return _store_none(ws, key, task, why, run_id)
+    if lost and not has_scores:  # a model of today's features may serve, once there is one
+        why = f"model {model.model_id[:12]} scores nothing: {in_words(lost)}"
+        return Scored(task.task_id, key, None, why)
     if lost:
         why = f"{why}; stored scores stay, none is added: {in_words(lost)}"
-    if rows is not None and len(rows):
+    if rows is not None and len(rows) and not service.is_frozen:
         frozen = ws.meta.freeze_champion(
             Champion(
-                task_id=task.task_id, partition_key=key, model_id=model_id, why=why,
-                decided_at=utc_now(),
+                task_id=task.task_id, partition_key=key, from_ts=service.first,
+                model_id=model.model_id, why=why, decided_at=utc_now(),
             )
         )  # fmt: skip
-        if frozen.model_id != model_id:  # another process froze another one meanwhile
-            return score_partition(ws, key, task, run_id)
-    return _store(ws, key, model, rows, why, run_id)
+        if frozen.model_id != model.model_id:
+            return None
+    return _store(ws, key, model, window, rows, why, run_id)
 
 
 def _store_none(ws: Workspace, key: str, task: Task, why: str, run_id: str) -> Scored:
@@ -130,22 +113,51 @@ def _store_none(ws: Workspace, key: str, task: Task, why: str, run_id: str) -> S
 
 
 def _store(
-    ws: Workspace, key: str, model: Model, rows: pa.Table | None, why: str, run_id: str
+    ws: Workspace,
+    key: str,
+    model: Model,
+    window: tuple[date, date],
+    rows: pa.Table | None,
+    why: str,
+    run_id: str,
 ) -> Scored:
-    """Add what is not stored yet, and record what the partition holds then."""
-    start, end = ws.grid.window(key)
+    """Add what is not stored yet of the sessions ``[first, before)`` of a window."""
     n_new = n_different = 0
     with ws.writing("predictions", run_id) as writing:
         if rows is not None:
             n_new, n_different = _add(writing.con, "predictions", rows)
-        stored = _stored_scores(writing.con, model, start, end)
-        writing.record(
-            "predictions", key, len(stored), digest_rows(stored), model.model_id, model.task_id
-        )
+        stored = _stored_scores(writing.con, model, *window)
     n_sessions = len(np.unique(days(stored["ts"])))
     return Scored(
         model.task_id, key, model.model_id, why, n_sessions, len(stored), n_new, n_different
     )
+
+
+def _record(ws: Workspace, key: str, task: Task, services: Sequence[Service], run_id: str) -> None:
+    """Note what a partition holds now."""
+    start, end = ws.grid.window(key)
+    with ws.writing("predictions", run_id) as writing:
+        stored = query(
+            writing.con,
+            "SELECT symbol, ts, score FROM predictions WHERE task_id = ? AND ts >= ? AND ts < ? "
+            "ORDER BY ts, symbol",
+            [task.task_id, start, end],
+        )
+        models = " ".join(service.model_id for service in services) if len(stored) else ""
+        writing.record("predictions", key, len(stored), digest_rows(stored), models, task.task_id)
+
+
+def score_challenger(ws: Workspace, key: str, task: Task) -> Scored | None:
+    """Score a partition in the shadow by the newest model, unless it serves."""
+    services = find_champions(ws, key, task).services
+    model = find_challenger(ws, key, task, services[-1].model_id) if services else None
+    start, end = ws.grid.window(key)
+    if model is None or not has_session(ws, start, end):
+        return None
+    with ws.series.reading("scoring") as con:
+        if lost_features(ws, con, model):
+            return None
+    return score_shadow(ws, model, start, end - timedelta(days=1))
 
 
 def score_shadow(ws: Workspace, model: Model, first: date, last: date) -> Scored:
@@ -207,11 +219,8 @@ def in_words(lost: dict[str, str]) -> str:
     return f"{name} {why}" + (f" ({len(lost)} features in all)" if len(lost) > 1 else "")
 
 
-def _read_features(
-    ws: Workspace, con: Connection, model: Model, start: date, end: date
-) -> pa.Table:
-    keys = ws.grid.keys(ws.grid.key(start), ws.grid.key(date.fromordinal(end.toordinal() - 1)))
-    lost = lost_features(ws, con, model)
+def refuse_lost(model: Model, lost: dict[str, str]) -> None:
+    """Refuse to use a model on features that are not those it learned from."""
     if lost:
         raise GateError(
             f"Model {model.model_id[:12]} was trained on {len(model.features)} features, but "
@@ -219,6 +228,13 @@ def _read_features(
             "to score it, or score from the next partition on with a model trained on today's "
             "features."
         )
+
+
+def _read_features(
+    ws: Workspace, con: Connection, model: Model, start: date, end: date
+) -> pa.Table:
+    keys = ws.grid.keys(ws.grid.key(start), ws.grid.key(date.fromordinal(end.toordinal() - 1)))
+    refuse_lost(model, lost_features(ws, con, model))
     require_fresh_features(ws, con, keys)
     names = ", ".join(f'"{name}"' for name in model.features)
     return query(
@@ -249,7 +265,7 @@ def _score(ws: Workspace, con: Connection, model: Model, features: pa.Table) -> 
     for j, name in enumerate(names):
         x[:, j] = features[name].to_numpy()
     ts = days(features["ts"])
-    score = score_rows(content["booster"], x, names, tuple(content["features"]))
+    score = score_rows(content["boosters"], x, names, tuple(content["features"]))
     now = datetime.now(UTC)
     fresh = ws.today().toordinal() - LIVE_DAYS
     is_live = np.array([d == newest and d.toordinal() >= fresh for d in ts.tolist()], bool)

@@ -9,11 +9,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from quant_pipeline.chain.features import features_between
-from quant_pipeline.chain.learn import read_examples, read_folds
+from quant_pipeline.chain.folds import read_folds
 from quant_pipeline.chain.panel import days
+from quant_pipeline.chain.training_data import read_examples
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.errors import DegenerateData
 from quant_pipeline.market.features import KNOWN, TRIVIAL_SCORES
+from quant_pipeline.ml.examples import Examples
 from quant_pipeline.ml.metrics import (
     information_coefficient,
     newey_west_se,
@@ -21,7 +23,7 @@ from quant_pipeline.ml.metrics import (
     top_minus_bottom,
 )
 from quant_pipeline.ml.score import score_rows
-from quant_pipeline.ml.train import Examples, train_model
+from quant_pipeline.ml.train import Recipe, train_model
 from quant_pipeline.settings import Task
 from quant_pipeline.stores.series import query, registered
 
@@ -101,10 +103,13 @@ def _permuted(
     for i, key in enumerate(chosen):
         tell(f"permuted labels as of {ws.grid.asof(key)}", i, len(chosen))
         with ws.series.reading("baseline") as con:
-            examples, _ = read_examples(ws, con, key, task)
+            examples, labels, _ = read_examples(ws, con, key, [task])
             folds = read_folds(con, key, task.task_id)
         try:
-            trained = train_model(_permute(examples), folds, task, ws.settings.train)
+            s = ws.settings
+            permuted, label = _permute(examples, labels[task.task_id])
+            recipe = Recipe(s.train, s.folds, s.metrics)
+            trained = train_model(permuted, label, folds, task, recipe)
         except DegenerateData:
             continue  # chance found nothing to split on: no score, which is as good as noise
         start = ws.grid.window(ws.grid.shift(key, 1))[0]
@@ -112,7 +117,7 @@ def _permuted(
         rows = _feature_rows(ws, task, examples.feature_names, start, min(end, last))
         x = np.column_stack([rows[name].to_numpy() for name in examples.feature_names])
         names = examples.feature_names
-        score = score_rows(trained.booster_text, np.ascontiguousarray(x), names, names)
+        score = score_rows(trained.boosters, np.ascontiguousarray(x), names, names)
         pieces.append((days(rows["ts"]), score, rows["fwd_return"].to_numpy()))
     if not pieces:
         return None
@@ -133,20 +138,15 @@ def _feature_rows(
     )
 
 
-def _permute(e: Examples) -> Examples:
+def _permute(e: Examples, label: Floats) -> tuple[Examples, Floats]:
     """The examples with another symbol's labels, the same other one through all of history."""
-    label = permute_across_symbols(e.symbol, e.ts, e.label, BASELINE_SEED)
+    label = permute_across_symbols(e.symbol, e.ts, label, BASELINE_SEED)
     fwd_return = permute_across_symbols(e.symbol, e.ts, e.fwd_return, BASELINE_SEED)
     keep = np.isfinite(label) & np.isfinite(fwd_return)
-    return Examples(
-        symbol=e.symbol[keep],
-        ts=e.ts[keep],
-        known_at=e.known_at[keep],
-        x=np.ascontiguousarray(e.x[keep]),
-        label=label[keep],
-        fwd_return=fwd_return[keep],
-        feature_names=e.feature_names,
-    )
+    kept = {name: getattr(e, name)[keep] for name in ("symbol", "ts", "entry_ts", "known_at")}
+    x = np.ascontiguousarray(e.x[keep])
+    examples = Examples(**kept, x=x, fwd_return=fwd_return[keep], feature_names=e.feature_names)
+    return examples, label[keep]
 
 
 def _judge(name: str, task: Task, ts: Days, score: Floats, fwd_return: Floats) -> dict[str, Any]:

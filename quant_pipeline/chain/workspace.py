@@ -78,7 +78,7 @@ class Workspace:
     def label_spec_id(self) -> str:
         """Identifies the tasks and rules that a row of labels was made with."""
         s = self.settings
-        return digest(*s.tasks, s.label, s.sessions, s.jumps)
+        return digest([t.meaning for t in s.tasks], s.label, s.sessions, s.jumps)
 
     def tasks(self, task_ids: Sequence[str] = ()) -> list[Task]:
         """The named tasks, all of them if none is named."""

@@ -7,11 +7,17 @@ import dagster as dg
 import pyarrow as pa
 
 from quant_pipeline.chain.features import features_in_blocks, labels_in_blocks
+from quant_pipeline.chain.folds import summarize
 from quant_pipeline.chain.frame import write_manifests
 from quant_pipeline.chain.ingest import pull_sources
-from quant_pipeline.chain.learn import train_or_refuse, write_folds
+from quant_pipeline.chain.learn import train_tasks, write_folds
 from quant_pipeline.chain.outcomes import publish_outcomes, write_outcomes
-from quant_pipeline.chain.predict import describe, publish_predictions, score_partition
+from quant_pipeline.chain.predict import (
+    describe,
+    publish_predictions,
+    score_challenger,
+    score_partition,
+)
 from quant_pipeline.chain.prices import describe_prices, publish_prices, revalidate
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.defs.describe import (
@@ -28,7 +34,7 @@ from quant_pipeline.defs.describe import (
     window,
 )
 from quant_pipeline.defs.io_manager import Blocks
-from quant_pipeline.errors import DegenerateData, NotEnoughHistory
+from quant_pipeline.errors import NotEnoughHistory
 
 BULK = dg.BackfillPolicy.single_run()
 ONE_BY_ONE = dg.BackfillPolicy.multi_run(1)
@@ -135,7 +141,8 @@ def _frames(grid: Grid) -> list[dg.AssetsDefinition]:
             raise refused[0]
         for reason in refused:
             context.log.error(str(reason))
-        yield dg.MaterializeResult(metadata={"folds": len(rows), "windows": markdown(rows)})
+        folds = summarize(rows)
+        yield dg.MaterializeResult(metadata={"folds": len(folds), "windows": markdown(folds)})
 
     return [training_frame, walkforward_folds]
 
@@ -152,13 +159,13 @@ def _models(grid: Grid) -> dg.AssetsDefinition:
             return
         refused: list[Exception] = []
         described: dict[str, Any] = {}
-        for task in workspace.tasks(config.task_ids):
-            try:
-                model = train_or_refuse(workspace, context.partition_key, task, context.run.run_id)
-            except (DegenerateData, NotEnoughHistory) as error:
-                refused.append(error)  # one task's refusal must not cost the others their model
-                continue
-            described.update(describe_model(model))
+        tasks = workspace.tasks(config.task_ids)
+        trained = train_tasks(workspace, context.partition_key, tasks, context.run.run_id)
+        for result in trained.values():
+            if isinstance(result, Exception):
+                refused.append(result)  # one task's refusal must not cost the others their model
+            else:
+                described.update(describe_model(result))
         if refused and not described:
             raise refused[0]
         for reason in refused:
@@ -183,6 +190,7 @@ def _predictions(grid: Grid) -> list[dg.AssetsDefinition]:
         for key in context.partition_keys:
             for task in workspace.tasks(config.task_ids):
                 scored = score_partition(workspace, key, task, context.run.run_id)
+                score_challenger(workspace, key, task)
                 if scored.n_different:
                     context.log.error(
                         f"{scored.n_different} stored scores of {task.task_id} in {key} would come "

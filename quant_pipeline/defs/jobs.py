@@ -142,7 +142,7 @@ def close_and_score(runner: Runner, first: date, last: date, tasks: Sequence[Tas
         )
     keys = ws.grid.keys(ws.grid.key(first), ws.grid.key(last))
     fill_data(runner, stored)
-    undecided = [k for k in keys if any(not ws.meta.champion(t.task_id, k) for t in tasks)]
+    undecided = [k for k in keys if any(not ws.meta.champions(t.task_id, k) for t in tasks)]
     before = dict.fromkeys(partition_before(ws.grid, stored.sessions, key) for key in undecided)
     train(runner, missing_models(ws, stored, [k for k in before if k], tasks)[0])
     score(runner, [*outdated_scores(ws, keys[0], tasks), *keys], tasks)

@@ -8,10 +8,13 @@ from typing import Annotated
 import typer
 
 from quant_pipeline.errors import QuantError, SettingsError
+from quant_pipeline.faces.champion_commands import models_app
 from quant_pipeline.faces.feature_commands import features_app
-from quant_pipeline.faces.model_commands import MODEL_COLUMNS, model_row, models_app
+from quant_pipeline.faces.model_commands import MODEL_COLUMNS, model_row
 from quant_pipeline.faces.options import Day, Json, TaskId, chosen, open_workspace
 from quant_pipeline.faces.output import emit, parse_day, print_table, progress, say
+from quant_pipeline.faces.prediction_commands import predictions_app
+from quant_pipeline.faces.trial_commands import trials, tune
 
 app = typer.Typer(
     help="Daily prices in, daily out-of-sample stock scores out. Works in QUANT_HOME (default: "
@@ -23,6 +26,9 @@ app = typer.Typer(
 )
 app.add_typer(models_app, name="models")
 app.add_typer(features_app, name="features")
+app.add_typer(predictions_app, name="predictions")
+app.command()(tune)
+app.command()(trials)
 prices_app = typer.Typer(
     help="Stored prices and their versions.", no_args_is_help=True, rich_markup_mode=None
 )
@@ -289,35 +295,6 @@ def backfill(
     with progress() as tell:
         found = run_backfill(ws, from_, to, chosen(ws, task), assets, dry_run, tell)
     emit(vars(found), as_json, lambda: show_backfill(found, dry_run))
-
-
-@app.command()
-def predictions(
-    task: TaskId = None,
-    ts: Day = None,
-    from_: Annotated[date | None, typer.Option("--from", parser=parse_day, metavar="DATE")] = None,
-    to: Day = None,
-    symbol: Annotated[str | None, typer.Option(help="Only this symbol.")] = None,
-    top: Annotated[int | None, typer.Option(min=1, help="The K best of each session.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Show stored scores (default: the newest session), best first.
-
-    Example: quant predictions --task ret_5d --ts 2021-12-15 --top 5
-    """
-    from quant_pipeline.faces.reading import read_predictions
-
-    ws = open_workspace()
-    if task:
-        ws.settings.task(task)
-    rows = read_predictions(ws, task=task, first=ts or from_, last=ts or to, symbol=symbol, top=top)
-    columns = {
-        "ts": "session", "task_id": "task", "symbol": "symbol", "score": "score",
-        "score_percentile": "percentile", "asof": "model as of", "model": "model",
-        "origin": "origin",
-    }  # fmt: skip
-    shown = [{**row, "model": row["model_id"][:12]} for row in rows]
-    emit(rows, as_json, lambda: print_table(shown, columns))
 
 
 @app.command()

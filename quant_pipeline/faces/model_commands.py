@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from quant_pipeline.faces.options import Json, TaskId, open_workspace
-from quant_pipeline.faces.output import cell, emit, print_table
+from quant_pipeline.faces.output import cell, count, emit, print_table
 
 models_app = typer.Typer(help="Trained models.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -67,6 +67,10 @@ def show_model(
                 names = ("fold", "train_start", "stop_start", "test_start", "test_end", "n_train",
                          "n_purged", "rounds", "rank_ic", "rank_ic_se")  # fmt: skip
                 print_table([{n: fold.get(n) for n in names} for fold in value])
+            elif name == "importance":
+                typer.echo("importance: see `quant models explain`")
+            elif name == "test_series":
+                typer.echo(f"test_series: {count(len(value['ts']), 'session')} (--json)")
             elif isinstance(value, dict):
                 typer.echo(f"{name}: " + ", ".join(f"{k} {cell(v)}" for k, v in value.items()))
             elif isinstance(value, list):
@@ -75,3 +79,24 @@ def show_model(
                 typer.echo(f"{name}: {cell(value)}")
 
     emit(data, as_json, show)
+
+
+@models_app.command("explain")
+def explain(
+    model_id: Annotated[str, typer.Argument(help="An id or a unique beginning of one.")],
+    top: Annotated[int, typer.Option(min=1, help="The K features that matter most.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """Tell which features a model works with: SHAP values, gain, splits, and the folds' spread.
+
+    Example: quant models explain 3f9a --top 10
+    """
+    from quant_pipeline.chain.explain import explain_model
+
+    ws = open_workspace()
+    rows = explain_model(ws, ws.meta.model(model_id))
+    columns = {
+        "feature": "feature", "mean_shap": "mean |SHAP|", "gain": "gain", "split": "splits",
+        "fold_gain": "gain in folds", "fold_gain_std": "± s.d.",
+    }  # fmt: skip
+    emit(rows, as_json, lambda: print_table(rows[:top], columns))

@@ -7,7 +7,8 @@ from typing import Any
 import pyarrow.compute as pc
 import typer
 
-from quant_pipeline.chain.predict import find_champion, in_words, lost_features, score_shadow
+from quant_pipeline.chain.champions import find_champions
+from quant_pipeline.chain.predict import in_words, lost_features, score_shadow
 from quant_pipeline.chain.stale import read_stored
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.defs.jobs import (
@@ -46,7 +47,8 @@ def _counted(
         "WHERE task_id = ? AND ts >= ? AND ts <= ?",
         [task.task_id, first, last],
     )
-    model_id, why = find_champion(ws, keys[-1], task)
+    serving = find_champions(ws, keys[-1], task)
+    model_id, why = serving.newest, serving.why
     if model_id is not None:
         with ws.series.reading("scores") as con:
             lost = lost_features(ws, con, ws.meta.model(model_id))

@@ -56,7 +56,8 @@ def make_labels(
     Uses no bar after x.
 
     `label` is 1 where the return exceeds the task's threshold, else 0 (classification), or the
-    return itself (regression). There is none, for one of REASONS, where
+    return itself, of which ml/targets.py makes what compares symbols. There is none, for one of
+    REASONS, where
 
     - no_entry_bar: the symbol has no bar at entry, so nothing could be bought
     - no_exit_bar: none at x, and `missing_exit` is "drop"; else the last close before x counts
@@ -76,7 +77,7 @@ def make_labels(
     reason[np.isnan(at_entry)] = "no_entry_bar"
     fwd_return = _last_close(close)[known][row, symbol] / at_entry - 1.0
     fwd_return[reason != ""] = np.nan
-    if task.kind == "classification":
+    if task.kind == "classification" and task.above == "threshold":
         label = np.where(np.isnan(fwd_return), np.nan, fwd_return > task.threshold)
     else:
         label = fwd_return.copy()

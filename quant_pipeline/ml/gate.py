@@ -6,59 +6,13 @@ written, and as an asset check, which shows it.
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date
 
 from quant_pipeline.errors import DegenerateData, GateError
 
 SHOWN = 3
-
-
-@dataclass(frozen=True)
-class ModelRow:
-    """What the registry knows about a model, as far as champions are concerned."""
-
-    model_id: str
-    task_id: str
-    asof: date
-    status: str
-
-
-@dataclass(frozen=True)
-class Decision:
-    """The model that serves a partition, or None, and the reason in words."""
-
-    model_id: str | None
-    why: str
-
-
-def decide_champion(models: Sequence[ModelRow], task_id: str, partition_start: date) -> Decision:
-    """The newest ready model of a task whose as-of date lies before a partition.
-
-    Of several with the same as-of (a restatement or new settings trained it again) the one listed
-    last wins, so callers list models in the order in which they were registered. Never a model of
-    another task, nor one that is not ready, nor one with an as-of on or after ``partition_start``.
-    """
-    own = [model for model in models if model.task_id == task_id]
-    ready = [model for model in own if model.status == "ready"]
-    early = [model for model in ready if model.asof < partition_start]
-    if not own:
-        return Decision(None, f"no model of {task_id} has been trained yet")
-    if not ready:
-        return Decision(None, f"none of the {len(own)} models of {task_id} is ready")
-    if not early:
-        oldest = min(model.asof for model in ready)
-        return Decision(
-            None,
-            f"the oldest ready model of {task_id} is as of {oldest}, "
-            f"not before {partition_start}, the start of the partition",
-        )
-    newest = max(model.asof for model in early)
-    champion = [model for model in early if model.asof == newest][-1]
-    return Decision(
-        champion.model_id,
-        f"newest ready model of {task_id} as of {newest}, before {partition_start}",
-    )
+# What has to be finite; a ranking's score estimates nothing, so it has neither.
+LOSSES = ("log_loss", "mse")
 
 
 def require_model_before(asof: date, first_session: date) -> None:
@@ -113,7 +67,7 @@ def require_usable(
 ) -> None:
     """Refuse a trained model that cannot score: no split, no test row, or a loss that is no number.
 
-    ``model`` names it in the message. The loss (``log_loss`` or ``mse``) must be finite and no
+    ``model`` names it in the message. LOSSES must be finite and no
     number infinite. Other metrics may be undefined (NaN or None): a universe under 20 names has no
     IC, and AUC needs two classes.
     """
@@ -124,11 +78,11 @@ def require_usable(
         )
     if not metrics.get("n_rows"):
         raise DegenerateData(f"{model} has no out-of-sample score to judge it by. Check [folds].")
-    losses = {name: metrics[name] for name in ("log_loss", "mse") if name in metrics}
+    losses = {name: metrics[name] for name in LOSSES if name in metrics}
     bad = [name for name, loss in losses.items() if not _is_finite(loss)]
     bad += [name for name, value in metrics.items() if name not in losses and _is_infinite(value)]
-    if bad or not losses:
-        what = ", ".join(f"{name} = {metrics[name]}" for name in bad) or "neither log_loss nor mse"
+    if bad or not (losses or "ndcg_at_k" in metrics):
+        what = ", ".join(f"{name} = {metrics[name]}" for name in bad) or "no loss and no ndcg_at_k"
         raise DegenerateData(
             f"{model} has unusable out-of-sample metrics: {what}. Check its labels and features."
         )

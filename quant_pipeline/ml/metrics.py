@@ -10,42 +10,46 @@ from typing import Literal
 import numpy as np
 from sklearn.metrics import (
     accuracy_score,
+    average_precision_score,
     brier_score_loss,
     log_loss,
-    precision_score,
-    recall_score,
+    precision_recall_fscore_support,
     roc_auc_score,
 )
 
-from quant_pipeline.settings import Task
+from quant_pipeline.ml.ranking_metrics import grade_returns, ndcg_at_k, precision_at_k
+from quant_pipeline.ml.sessions import (
+    MIN_NAMES,
+    average_ranks,
+    every_hth_mean,
+    index_sessions,
+    mean_of_defined,
+    mean_over_std,
+    newey_west_se,
+    order_rows,
+    session_correlations,
+    session_means,
+    session_medians,
+)
+from quant_pipeline.settings import MetricSettings, Task
 
-MIN_NAMES = 20
-
-
-def index_sessions(ts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct sessions, oldest first, and each row's position among them."""
-    if len(ts) and (ts[1:] >= ts[:-1]).all():
-        is_first = np.concatenate(([True], ts[1:] != ts[:-1]))
-        return ts[is_first], np.cumsum(is_first) - 1
-    sessions, session = np.unique(ts, return_inverse=True)
-    return sessions, session
-
-
-def average_ranks(session: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Rank of each value within its session, from 1; equal values share their mean rank."""
-    if not len(values):
-        return np.empty(0)
-    order = np.lexsort((values, session))
-    ordered, group = values[order], session[order]
-    is_group = np.concatenate(([True], group[1:] != group[:-1]))
-    is_run = is_group | np.concatenate(([True], ordered[1:] != ordered[:-1]))
-    run_start = np.flatnonzero(is_run)
-    run_end = np.append(run_start[1:], len(values))
-    group_start = np.flatnonzero(is_group)[np.cumsum(is_group)[run_start] - 1]
-    rank = (run_start + run_end - 1) / 2 - group_start + 1
-    ranks = np.empty(len(values))
-    ranks[order] = np.repeat(rank, run_end - run_start)
-    return ranks
+__all__ = [
+    "MIN_NAMES",
+    "average_ranks",
+    "calibration_bins",
+    "classification_metrics",
+    "evaluate",
+    "every_hth_mean",
+    "index_sessions",
+    "information_coefficient",
+    "mean_over_std",
+    "newey_west_se",
+    "paired_difference",
+    "permute_across_symbols",
+    "regression_metrics",
+    "session_outcomes",
+    "top_minus_bottom",
+]
 
 
 def information_coefficient(
@@ -61,50 +65,7 @@ def information_coefficient(
     have both values, or where either does not vary.
     """
     sessions, session = index_sessions(ts)
-    valid = np.isfinite(score) & np.isfinite(outcome)
-    session = session[valid]
-    x, y = score[valid].astype(np.float64), outcome[valid].astype(np.float64)
-    if rank:
-        x, y = average_ranks(session, x), average_ranks(session, y)
-    n = np.bincount(session, minlength=len(sessions))
-    x, y = (_standardize(session, n, values) for values in (x, y))
-    with np.errstate(invalid="ignore"):
-        # bincount of no row at all gives integers, which cannot hold NaN
-        ic = np.bincount(session, x * y, len(sessions)).astype(np.float64)
-    ic[n < max(2, min_names)] = np.nan
-    return sessions, np.clip(ic, -1.0, 1.0)
-
-
-def _standardize(session: np.ndarray, n: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Values minus their session's mean, divided by their norm; NaN where they do not vary."""
-    low, high = np.full(len(n), np.inf), np.full(len(n), -np.inf)
-    np.minimum.at(low, session, values)
-    np.maximum.at(high, session, values)
-    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        # Scaled to [0, 1] first, so that squares neither underflow nor overflow.
-        scaled = (values - low[session]) / (high - low)[session]
-        deviation = scaled - (np.bincount(session, scaled, len(n)) / n)[session]
-        norm = np.sqrt(np.bincount(session, deviation**2, len(n)))
-        standardized: np.ndarray = deviation / norm[session]
-    return standardized
-
-
-def newey_west_se(series: np.ndarray, lag: int) -> float:
-    """Standard error of the mean of a time series, with Bartlett weights up to ``lag``.
-
-    sqrt((g0 + 2 sum_j (1 - j / (lag + 1)) gj) / n), gj = sum u_t u_(t-j) / n (Newey, West 1987).
-    NaN values are dropped first; NaN if fewer than 3 are left.
-    """
-    values = np.asarray(series, dtype=np.float64)
-    values = values[np.isfinite(values)]
-    n = len(values)
-    if n < 3:
-        return math.nan
-    deviation = values - values.mean()
-    variance = float(deviation @ deviation) / n
-    for j in range(1, min(lag, n - 1) + 1):
-        variance += 2 * (1 - j / (lag + 1)) * float(deviation[j:] @ deviation[:-j]) / n
-    return math.sqrt(max(variance, 0.0) / n)
+    return sessions, session_correlations(session, len(sessions), score, outcome, rank, min_names)
 
 
 def top_minus_bottom(
@@ -125,8 +86,11 @@ def top_minus_bottom(
     sessions, session = index_sessions(ts)
     spread = np.full(len(sessions), np.nan)
     valid = np.isfinite(score) & np.isfinite(outcome)
-    order = np.lexsort((outcome[valid], score[valid], session[valid]))
-    session, x, y = (values[valid][order] for values in (session, score, outcome))
+    session, x, y = session[valid], score[valid], outcome[valid]
+    order = order_rows(session, x)
+    if ((x[order][1:] == x[order][:-1]) & (session[order][1:] == session[order][:-1])).any():
+        order = np.lexsort((y, x, session))  # the same sum of tied rows in every row order
+    session, x, y = session[order], x[order], y[order]
     n = np.bincount(session, minlength=len(sessions))
     start = np.cumsum(n) - n
     if not len(x):
@@ -149,9 +113,10 @@ def classification_metrics(label: np.ndarray, score: np.ndarray) -> dict[str, fl
     """Accuracy, AUC and losses of a probability, beside the base rate's own accuracy.
 
     ``base_rate`` is the share of ones, ``accuracy_base`` what always naming the commoner class
-    reaches, ``log_loss_base`` and ``brier_base`` what always saying the base rate does. AUC is NaN
-    with one class; precision is NaN if nothing is predicted, recall if nothing is there. A score
-    outside [0, 1] (past returns, say) is no probability: it has an AUC only, beside the base rates.
+    reaches, ``log_loss_base`` and ``brier_base`` what always saying the base rate does (which is
+    also the average precision of chance). AUC and average precision are NaN with one class;
+    precision is NaN if nothing is predicted, recall if nothing is there. A score outside [0, 1]
+    (past returns, say) is no probability: it has those two only, beside the base rates.
     """
     metrics = dict.fromkeys(_CLASSIFICATION, math.nan)
     valid = np.isfinite(label) & np.isfinite(score)
@@ -165,11 +130,14 @@ def classification_metrics(label: np.ndarray, score: np.ndarray) -> dict[str, fl
     metrics["brier_base"] = base * (1 - base)
     if 0 < base < 1:
         metrics["auc"] = float(roc_auc_score(label, score))
+        metrics["average_precision"] = float(average_precision_score(label, score))
     if score.min() >= 0 and score.max() <= 1:
         is_up = score > 0.5
         metrics["accuracy"] = float(accuracy_score(label, is_up))
-        metrics["precision"] = float(precision_score(label, is_up, zero_division=np.nan))
-        metrics["recall"] = float(recall_score(label, is_up, zero_division=np.nan))
+        found = precision_recall_fscore_support(
+            label, is_up, average="binary", zero_division=np.nan
+        )
+        metrics["precision"], metrics["recall"] = float(found[0]), float(found[1])
         metrics["log_loss"] = float(log_loss(label, score, labels=[0, 1]))
         metrics["brier"] = float(brier_score_loss(label, score, pos_label=1, labels=[0, 1]))
     return metrics
@@ -180,6 +148,7 @@ _CLASSIFICATION = (
     "precision",
     "recall",
     "auc",
+    "average_precision",
     "log_loss",
     "brier",
     "base_rate",
@@ -187,6 +156,35 @@ _CLASSIFICATION = (
     "log_loss_base",
     "brier_base",
 )
+
+
+def calibration_bins(
+    label: np.ndarray, score: np.ndarray, n_bins: int = 10
+) -> list[dict[str, float]]:
+    """How often a probability came true, by equal-width bins of it; empty bins are left out.
+
+    Each bin is [``low``, ``high``), the last one with 1, and has ``n`` rows, their ``mean_score``
+    and ``share_of_ones``: alike if the probability is calibrated. ValueError for a score outside
+    [0, 1].
+    """
+    valid = np.isfinite(label) & np.isfinite(score)
+    label, score = label[valid].astype(np.float64), score[valid].astype(np.float64)
+    if len(score) and (score.min() < 0 or score.max() > 1):
+        raise ValueError(f"scores reach from {score.min():g} to {score.max():g}: no probabilities")
+    edges = np.linspace(0, 1, n_bins + 1)
+    found = np.clip(np.searchsorted(edges, score, side="right") - 1, 0, n_bins - 1)
+    n = np.bincount(found, minlength=n_bins)
+    ones, scores = (np.bincount(found, values, n_bins) for values in (label, score))
+    return [
+        {
+            "low": float(edges[b]),
+            "high": float(edges[b + 1]),
+            "n": int(n[b]),
+            "mean_score": float(scores[b] / n[b]),
+            "share_of_ones": float(ones[b] / n[b]),
+        }
+        for b in np.flatnonzero(n)
+    ]
 
 
 def regression_metrics(target: np.ndarray, score: np.ndarray) -> dict[str, float]:
@@ -207,58 +205,124 @@ def regression_metrics(target: np.ndarray, score: np.ndarray) -> dict[str, float
 def evaluate(
     task: Task,
     ts: np.ndarray,
+    symbol: np.ndarray,
     score: np.ndarray,
+    label: np.ndarray,
     target: np.ndarray,
     fwd_return: np.ndarray,
-    lag: int,
-    min_names: int = MIN_NAMES,
+    spec: MetricSettings,
 ) -> dict[str, float]:
     """Every metric of a score over a history, as plain numbers; NaN where undefined.
 
-    IC, RankIC and top minus bottom judge the score against ``fwd_return``; each is a mean over
-    sessions with a Newey-West standard error (``lag`` = 2 * horizon for overlapping labels).
-    ``icir`` is mean / standard deviation (ddof 1), not annualized. Losses are against ``target``:
-    the 0/1 label, or what `make_target` gave a regression.
+    IC, RankIC, top minus bottom, precision and NDCG judge the score against ``fwd_return``; each
+    is a mean over sessions, the first three with a Newey-West standard error (2 * horizon lags:
+    the labels overlap). ``icir`` and ``rank_icir`` are mean / standard deviation (ddof 1), not
+    annualized; ``is_short`` is 1 if fewer than 10 * horizon sessions have an IC, too few for
+    these errors. Losses are against ``target``, what the model was fitted to: the 0/1 label, or
+    what a regression made of the return. A ranking has none: its score estimates nothing. Rows
+    without a ``label`` are left out.
     """
-    sessions, ic = information_coefficient(ts, score, fwd_return, False, min_names)
-    _, rank_ic = information_coefficient(ts, score, fwd_return, True, min_names)
-    _, spread = top_minus_bottom(ts, score, fwd_return, min_names=min_names)
+    known = np.isfinite(label)
+    if not known.all():
+        ts, symbol, score = ts[known], symbol[known], score[known]
+        target, fwd_return = target[known], fwd_return[known]
+    lag = 2 * task.horizon
+    sessions, ic = information_coefficient(ts, score, fwd_return, False, spec.min_names)
+    _, rank_ic = information_coefficient(ts, score, fwd_return, True, spec.min_names)
+    _, spread = top_minus_bottom(ts, score, fwd_return, spec.quantile, spec.min_names)
     defined = ic[np.isfinite(ic)]
+    every_hth = every_hth_mean(rank_ic, task.horizon)
     metrics: dict[str, float] = {
         "n_rows": len(ts),
         "n_sessions": len(sessions),
         "n_ic_sessions": len(defined),
-        "ic": _mean(ic),
+        "is_short": int(len(defined) < 10 * task.horizon),
+        "ic": mean_of_defined(ic),
         "ic_se": newey_west_se(ic, lag),
-        "rank_ic": _mean(rank_ic),
-        "rank_ic_se": newey_west_se(rank_ic, lag),
         "icir": mean_over_std(ic),
-        "ic_positive_share": _mean((defined > 0).astype(float)),
-        "top_minus_bottom": _mean(spread),
+        "ic_positive_share": mean_of_defined((defined > 0).astype(float)),
+        "rank_ic": mean_of_defined(rank_ic),
+        "rank_ic_se": newey_west_se(rank_ic, lag),
+        "rank_icir": mean_over_std(rank_ic),
+        "rank_ic_every_hth": every_hth[0],
+        "rank_ic_every_hth_se": every_hth[1],
+        "top_minus_bottom": mean_of_defined(spread),
         "top_minus_bottom_se": newey_west_se(spread, lag),
     }
-    if task.kind == "classification":
-        return metrics | classification_metrics(target, score)
-    return metrics | regression_metrics(target, score)
+    metrics |= _top_of_the_list(task, ts, symbol, score, target, fwd_return, spec)
+    return metrics | _losses(task, target, score)
 
 
-def mean_over_std(series: np.ndarray) -> float:
-    """Mean / standard deviation (ddof 1) of what is defined: ICIR, of an IC series.
+def _losses(task: Task, target: np.ndarray, score: np.ndarray) -> dict[str, float]:
+    if task.kind == "ranking":
+        return {}
+    is_class = task.kind == "classification"
+    return (classification_metrics if is_class else regression_metrics)(target, score)
 
-    NaN with fewer than two values, or without variation.
 
-    >>> round(mean_over_std(np.array([0.05, 0.03, -0.01, 0.04, 0.02])), 6)
-    1.129368
+def _top_of_the_list(
+    task: Task,
+    ts: np.ndarray,
+    symbol: np.ndarray,
+    score: np.ndarray,
+    target: np.ndarray,
+    fwd_return: np.ndarray,
+    spec: MetricSettings,
+) -> dict[str, float]:
+    """Precision and NDCG of the k highest scores of a session, beside what chance has.
+
+    A hit is a label 1, or a return above the session's median; relevance is a ranking's grade,
+    for others that of the return, which makes tasks comparable.
     """
-    values = series[np.isfinite(series)]
-    if len(values) < 2 or values.min() == values.max():
-        return math.nan
-    return float(values.mean() / values.std(ddof=1))
+    valid = np.isfinite(score) & np.isfinite(fwd_return) & np.isfinite(target)
+    ts, symbol, score = ts[valid], symbol[valid], score[valid]
+    target, fwd_return = target[valid], fwd_return[valid]
+    sessions, session = index_sessions(ts)
+    n, everyone = len(sessions), np.ones(len(ts), dtype=bool)
+    is_ranking = task.kind == "ranking"
+    relevance = target if is_ranking else grade_returns(ts, fwd_return, task.grades)
+    hit = target
+    if task.kind != "classification":
+        hit = fwd_return > session_medians(session, n, fwd_return, everyone)[session]
+    k, least = spec.top_k, spec.min_names
+    _, precision, tied = precision_at_k(ts, symbol, score, hit, k, least)
+    base = session_means(session, n, hit, everyone)
+    base[np.isnan(precision)] = np.nan
+    chance = np.zeros(len(ts))
+    return {
+        "precision_at_k": mean_of_defined(precision),
+        "precision_at_k_base": mean_of_defined(base),
+        "tied_at_k": mean_of_defined(tied),
+        "ndcg_at_k": mean_of_defined(ndcg_at_k(ts, score, relevance, k, least)[1]),
+        "ndcg_at_k_base": mean_of_defined(ndcg_at_k(ts, chance, relevance, k, least)[1]),
+    }
 
 
-def _mean(series: np.ndarray) -> float:
-    values = series[np.isfinite(series)]
-    return float(values.mean()) if len(values) else math.nan
+def paired_difference(
+    sessions_a: np.ndarray,
+    values_a: np.ndarray,
+    sessions_b: np.ndarray,
+    values_b: np.ndarray,
+    lag: int,
+) -> dict[str, float]:
+    """How much higher one series per session is than another, on the sessions that have both.
+
+    ``n`` common sessions where both are defined, the ``mean`` of a - b, its Newey-West standard
+    error ``se`` and ``t`` = mean / se; NaN without enough of them or without variation. Each
+    session may be there once a series: ValueError.
+    """
+    for sessions in (sessions_a, sessions_b):
+        if len(np.unique(sessions)) < len(sessions):
+            raise ValueError(f"{len(sessions)} values, but {len(np.unique(sessions))} sessions")
+    _, a, b = np.intersect1d(sessions_a, sessions_b, assume_unique=True, return_indices=True)
+    difference = np.asarray(values_a, np.float64)[a] - np.asarray(values_b, np.float64)[b]
+    mean, se = mean_of_defined(difference), newey_west_se(difference, lag)
+    return {
+        "n": int(np.isfinite(difference).sum()),
+        "mean": mean,
+        "se": se,
+        "t": mean / se if se > 0 else math.nan,
+    }
 
 
 def session_outcomes(
@@ -266,26 +330,26 @@ def session_outcomes(
     score: np.ndarray,
     label: np.ndarray,
     fwd_return: np.ndarray,
-    kind: Literal["classification", "regression"],
+    kind: Literal["classification", "regression", "ranking"],
     min_names: int = MIN_NAMES,
 ) -> dict[str, np.ndarray]:
     """How the scores of each session turned out: one row per session, as columns.
 
     ``ts``, ``n``, ``ic``, ``rank_ic``, ``hit_rate``, ``base_rate``, ``top_minus_bottom``. A hit of
-    a classification: (score > 0.5) is the label; ``base_rate`` is its mean label. A hit of a
-    regression: score and forward return are on the same side of their session medians (rows on a
-    median are not counted); its ``base_rate`` is NaN.
+    a classification: (score > 0.5) is the 0/1 label; ``base_rate`` is its mean label. A hit of a
+    regression or ranking: score and forward return are on the same side of their session medians
+    (rows on a median are not counted); its ``base_rate`` is NaN.
     """
     sessions, session = index_sessions(ts)
     if kind == "classification":
         counted = np.isfinite(score) & np.isfinite(label)
         is_hit = (score > 0.5) == (label > 0.5)
-        base_rate = _session_mean(session, len(sessions), label, np.isfinite(label))
+        base_rate = session_means(session, len(sessions), label, np.isfinite(label))
     else:
         valid = np.isfinite(score) & np.isfinite(fwd_return)
         n = len(sessions)
-        above = np.sign(score - _session_median(session, n, score, valid)[session])
-        beyond = np.sign(fwd_return - _session_median(session, n, fwd_return, valid)[session])
+        above = np.sign(score - session_medians(session, n, score, valid)[session])
+        beyond = np.sign(fwd_return - session_medians(session, n, fwd_return, valid)[session])
         counted = valid & (above != 0) & (beyond != 0)
         is_hit = above == beyond
         base_rate = np.full(n, np.nan)
@@ -294,33 +358,10 @@ def session_outcomes(
         "n": np.bincount(session, minlength=len(sessions)),
         "ic": information_coefficient(ts, score, fwd_return, False, min_names)[1],
         "rank_ic": information_coefficient(ts, score, fwd_return, True, min_names)[1],
-        "hit_rate": _session_mean(session, len(sessions), is_hit, counted),
+        "hit_rate": session_means(session, len(sessions), is_hit, counted),
         "base_rate": base_rate,
         "top_minus_bottom": top_minus_bottom(ts, score, fwd_return, min_names=min_names)[1],
     }
-
-
-def _session_mean(
-    session: np.ndarray, n_sessions: int, values: np.ndarray, counted: np.ndarray
-) -> np.ndarray:
-    n = np.bincount(session[counted], minlength=n_sessions)
-    total = np.bincount(session[counted], values[counted].astype(np.float64), n_sessions)
-    mean = np.full(n_sessions, np.nan)
-    mean[n > 0] = total[n > 0] / n[n > 0]
-    return mean
-
-
-def _session_median(
-    session: np.ndarray, n_sessions: int, values: np.ndarray, counted: np.ndarray
-) -> np.ndarray:
-    order = np.lexsort((values[counted], session[counted]))
-    ordered = values[counted][order].astype(np.float64)
-    n = np.bincount(session[counted], minlength=n_sessions)
-    start, has_any = np.cumsum(n) - n, n > 0
-    median = np.full(n_sessions, np.nan)
-    low, high = (start + (n - 1) // 2)[has_any], (start + n // 2)[has_any]
-    median[has_any] = ordered[low] / 2 + ordered[high] / 2
-    return median
 
 
 def permute_across_symbols(

@@ -3,133 +3,41 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import date
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, Literal
 
-from sqlalchemy import JSON, URL, Column, Engine, UniqueConstraint, event, func
+from sqlalchemy import URL, Engine, event, func
 from sqlalchemy.pool import NullPool
-from sqlmodel import Field, Session, SQLModel, col, create_engine, select
+from sqlmodel import Session, SQLModel, col, create_engine, select
 
 from quant_pipeline.errors import NoData, SettingsError
 from quant_pipeline.stores.locks import held
+from quant_pipeline.stores.records import (
+    Batch,
+    Champion,
+    HomeFact,
+    Model,
+    Order,
+    Refusal,
+    Trained,
+    Trial,
+    Written,
+    utc_now,
+)
 
-
-def utc_now() -> datetime:
-    """The present in UTC."""
-    return datetime.now(UTC)
-
-
-class Model(SQLModel, table=True):
-    """One trained model."""
-
-    __tablename__: ClassVar[Any] = "models"
-    model_id: str = Field(primary_key=True)
-    seq: int = Field(index=True, unique=True)
-    task_id: str = Field(index=True)
-    partition_key: str
-    asof: date = Field(index=True)
-    status: str
-    parameters: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
-    metrics: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
-    fold_metrics: list[dict[str, Any]] = Field(sa_column=Column(JSON, nullable=False))
-    importance: dict[str, float] = Field(sa_column=Column(JSON, nullable=False))
-    features: list[str] = Field(sa_column=Column(JSON, nullable=False))
-    feature_type: str
-    feature_set_id: str
-    n_rows: int
-    n_sessions: int
-    n_symbols: int
-    first_ts: date
-    last_ts: date
-    rounds: int
-    price_batch_id: int
-    data_fingerprint: str
-    recipe: str
-    settings: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
-    environment: dict[str, str] = Field(sa_column=Column(JSON, nullable=False))
-    code_version: str
-    file_bytes: int
-    seconds: float
-    run_id: str
-    created_at: datetime
-
-
-class Refusal(SQLModel, table=True):
-    """An as-of for which no model could be trained, and why."""
-
-    __tablename__: ClassVar[Any] = "refusals"
-    id: int | None = Field(default=None, primary_key=True)
-    task_id: str = Field(index=True)
-    partition_key: str
-    asof: date
-    reason: str
-    inputs: str
-    run_id: str
-    created_at: datetime
-
-
-class Champion(SQLModel, table=True):
-    """The model that serves one partition of a task: decided once, never changed."""
-
-    __tablename__: ClassVar[Any] = "champions"
-    task_id: str = Field(primary_key=True)
-    partition_key: str = Field(primary_key=True)
-    model_id: str = Field(foreign_key="models.model_id")
-    why: str
-    decided_at: datetime
-
-
-class Batch(SQLModel, table=True):
-    """One written slice of a series table."""
-
-    __tablename__: ClassVar[Any] = "batches"
-    __table_args__ = (UniqueConstraint("id"),)
-    id: int | None = Field(default=None, primary_key=True)
-    table_name: str = Field(index=True)
-    partition_key: str = Field(index=True)
-    task_id: str
-    n_rows: int
-    digest: str
-    price_batch_id: int
-    spec_id: str
-    status: str
-    run_id: str
-    written_at: datetime
-
-
-class Written(NamedTuple):
-    """What later steps need to know of a written slice."""
-
-    id: int
-    table_name: str
-    partition_key: str
-    task_id: str
-    n_rows: int
-    digest: str
-    price_batch_id: int
-    spec_id: str
-
-
-class Trained(NamedTuple):
-    """What a choice of models needs to know of each."""
-
-    model_id: str
-    task_id: str
-    partition_key: str
-    asof: date
-    status: str
-    recipe: str
-    price_batch_id: int
-    first_ts: date
-
-
-class HomeFact(SQLModel, table=True):
-    """A setting that a used home may not change."""
-
-    __tablename__: ClassVar[Any] = "home_facts"
-    name: str = Field(primary_key=True)
-    value: str
+__all__ = [
+    "Batch",
+    "Champion",
+    "MetaStore",
+    "Model",
+    "Order",
+    "Refusal",
+    "Trained",
+    "Trial",
+    "Written",
+    "utc_now",
+]
 
 
 @dataclass(frozen=True)
@@ -196,6 +104,9 @@ class MetaStore:
         with self.writing() as session:
             found = session.get(Model, model.model_id)
             if found is not None:
+                if found.status == "pruned":  # its file is back
+                    found.status = "ready"
+                    session.add(found)
                 return found
             newest = session.exec(select(Model.seq).order_by(col(Model.seq).desc())).first()
             model.seq = (newest or 0) + 1
@@ -210,6 +121,31 @@ class MetaStore:
             wanted = wanted.where(Model.task_id == task_id)
         with self.reading() as session:
             return [Trained(*row) for row in session.exec(wanted)]
+
+    def set_status(self, model_ids: Sequence[str], status: str) -> None:
+        """Change the status of some models."""
+        with self.writing() as session:
+            for model_id in model_ids:
+                model = session.get(Model, model_id)
+                if model is not None:
+                    model.status = status
+                    session.add(model)
+
+    def trials(self, task_id: str | None = None) -> list[Trial]:
+        """Recipes that were ever judged, in the order in which they were first tried."""
+        wanted = select(Trial).order_by(col(Trial.tried_at), Trial.recipe)
+        if task_id is not None:
+            wanted = wanted.where(Trial.task_id == task_id)
+        with self.reading() as session:
+            return list(session.exec(wanted))
+
+    def add_trial(self, trial: Trial) -> Trial:
+        """Record a recipe; one that was tried before stays as it is and is returned."""
+        with self.writing() as session:
+            found = session.get(Trial, trial.recipe)
+            if found is None:
+                session.add(trial)
+            return found or trial
 
     def refusals(self, task_id: str | None = None) -> list[Refusal]:
         """As-ofs without a model, oldest first."""
@@ -231,24 +167,50 @@ class MetaStore:
             if session.exec(same).first() is None:
                 session.add(refusal)
 
-    def champions(self) -> dict[tuple[str, str], Champion]:
-        """Frozen decisions by (task_id, partition)."""
+    def champions(self, task_id: str | None = None, key: str | None = None) -> list[Champion]:
+        """Frozen decisions by task and date, of one task or partition if it is given."""
+        wanted = select(Champion).order_by(Champion.task_id, col(Champion.from_ts))
+        if task_id is not None:
+            wanted = wanted.where(Champion.task_id == task_id)
+        if key is not None:
+            wanted = wanted.where(Champion.partition_key == key)
         with self.reading() as session:
-            return {(c.task_id, c.partition_key): c for c in session.exec(select(Champion))}
+            return list(session.exec(wanted))
 
-    def champion(self, task_id: str, key: str) -> Champion | None:
-        """The frozen decision of one partition and task, None if there is none yet."""
+    def champion_before(self, task_id: str, day: date) -> Champion | None:
+        """The newest frozen decision that took effect before a date."""
+        wanted = select(Champion).where(Champion.task_id == task_id, col(Champion.from_ts) < day)
         with self.reading() as session:
-            return session.get(Champion, (task_id, key))
+            return session.exec(wanted.order_by(col(Champion.from_ts).desc())).first()
 
     def freeze_champion(self, champion: Champion) -> Champion:
         """Store a decision unless there is one already, and return the one that counts."""
         with self.writing() as session:
-            key = (champion.task_id, champion.partition_key)
+            key = (champion.task_id, champion.partition_key, champion.from_ts)
             found = session.get(Champion, key)
             if found is None:
                 session.add(champion)
             return found or champion
+
+    def orders(self, task_id: str) -> list[Order]:
+        """What people decided about a task's champion, oldest first."""
+        wanted = select(Order).where(Order.task_id == task_id).order_by(col(Order.id))
+        with self.reading() as session:
+            return list(session.exec(wanted))
+
+    def add_order(self, order: Order, champion: Champion | None, status: str | None) -> None:
+        """Record a person's decision with the champion and the model's status that it makes.
+
+        A champion from the same date on, ordered before, makes way.
+        """
+        with self.writing() as session:
+            session.add(order)
+            if champion is not None:
+                session.merge(champion)
+            model = session.get(Model, order.model_id) if status else None
+            if model is not None and status:
+                model.status = status
+                session.add(model)
 
     def begin_batches(self, batches: Sequence[Batch]) -> list[int]:
         """Record slices as pending, before they are committed to the series store."""

@@ -7,7 +7,7 @@ A good bar on a date that is no session is a version, too, but not one of prices
 in prices_rejected as no_session, until enough of the other symbols came and the date is one.
 """
 
-VERSION = 3
+VERSION = 4
 NEWEST = 9223372036854775807
 
 TABLES = f"""
@@ -91,18 +91,17 @@ CREATE TABLE training_manifest (
     feature_set_id VARCHAR NOT NULL, fingerprint VARCHAR NOT NULL,
     PRIMARY KEY (partition_key, task_id));
 CREATE TABLE walkforward_folds (
-    partition_key VARCHAR NOT NULL, task_id VARCHAR NOT NULL, fold BIGINT NOT NULL,
-    window_start DATE NOT NULL, train_start DATE NOT NULL, train_end DATE NOT NULL,
-    stop_start DATE NOT NULL, stop_end DATE NOT NULL, test_start DATE NOT NULL,
-    test_end DATE NOT NULL, n_train BIGINT NOT NULL, n_stop BIGINT NOT NULL,
-    n_test BIGINT NOT NULL, n_purged BIGINT NOT NULL,
-    PRIMARY KEY (partition_key, task_id, fold));
+    partition_key VARCHAR NOT NULL, task_id VARCHAR NOT NULL, window_start DATE NOT NULL,
+    fold BIGINT NOT NULL, part VARCHAR NOT NULL, block BIGINT NOT NULL, start_ts DATE NOT NULL,
+    end_ts DATE NOT NULL, first_kept DATE, last_kept DATE, n_rows BIGINT NOT NULL,
+    n_purged BIGINT NOT NULL, PRIMARY KEY (partition_key, task_id, fold, part, block));
 CREATE TABLE predictions (
     symbol VARCHAR NOT NULL, ts DATE NOT NULL, model_id VARCHAR NOT NULL,
     task_id VARCHAR NOT NULL, score DOUBLE NOT NULL, generated_at TIMESTAMPTZ NOT NULL,
     "asof" DATE NOT NULL, origin VARCHAR NOT NULL,
     price_batch_id BIGINT NOT NULL, PRIMARY KEY (symbol, ts, task_id, model_id),
     CHECK ("asof" < ts));
+CREATE VIEW predictions_champion AS FROM predictions;
 CREATE TABLE predictions_shadow (
     symbol VARCHAR NOT NULL, ts DATE NOT NULL, model_id VARCHAR NOT NULL,
     task_id VARCHAR NOT NULL, score DOUBLE NOT NULL, generated_at TIMESTAMPTZ NOT NULL,

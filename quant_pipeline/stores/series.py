@@ -132,9 +132,12 @@ def query(con: Connection, sql: str, parameters: Sequence[Any] = ()) -> pa.Table
     return con.sql(sql, params=list(parameters)).to_arrow_table()
 
 
-def fetch_row(con: Connection, sql: str, parameters: Sequence[Any] = ()) -> tuple[Any, ...]:
+def fetch_row(
+    con: Connection, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()
+) -> tuple[Any, ...]:
     """The one row of a query, drained: a half-read result would block the connection."""
-    (row,) = con.execute(sql, list(parameters)).fetchall()
+    given = dict(parameters) if isinstance(parameters, Mapping) else list(parameters)
+    (row,) = con.execute(sql, given).fetchall()
     return tuple(row)
 
 
@@ -248,10 +251,10 @@ def read_frame(
     known_from: date = date(1, 1, 1),
 ) -> pa.Table:
     """Examples of a task known by a date, from a first session on, sorted by ts, symbol."""
-    names = ", ".join(f'"{name}"' for name in columns)
+    names = "".join(f', "{name}"' for name in columns)
     return query(
         con,
-        f"SELECT symbol, ts, known_at, label, fwd_return, {names} FROM training_frame "
+        f"SELECT symbol, ts, entry_ts, known_at, label, fwd_return{names} FROM training_frame "
         "WHERE task_id = ? AND known_at BETWEEN ? AND ? AND ts BETWEEN ? AND ? ORDER BY ts, symbol",
         # No label is known before its session: the bound spares a scan of all later features.
         [task_id, known_from, known_by, since, known_by],

@@ -1,0 +1,170 @@
+"""`quant models promote, retire, rollback, hold, release, champions, compare, prune`."""
+
+from typing import Annotated, Any
+
+import typer
+
+from quant_pipeline.faces.model_commands import models_app
+from quant_pipeline.faces.options import Day, Json, TaskId, chosen, open_workspace
+from quant_pipeline.faces.output import count, emit, print_table
+
+__all__ = ["models_app"]
+
+ModelId = Annotated[str, typer.Argument(help="An id or a unique beginning of one.")]
+Reason = Annotated[str, typer.Option(help="Why; it is recorded for good.")]
+OneTask = Annotated[str, typer.Option("--task", help="The task.")]
+
+
+@models_app.command("champions")
+def list_champions(task: TaskId = None, on: Day = None, as_json: Json = False) -> None:
+    """List who serves which sessions, and why; --on D: who served on that date.
+
+    Example: quant models champions --task ret_5d --on 2021-03-14
+    """
+    from quant_pipeline.chain.champions import champion_on
+
+    ws = open_workspace()
+    rows: list[dict[str, Any]] = []
+    for one in chosen(ws, task):
+        if on is None:
+            found = ws.meta.champions(one.task_id)
+        else:
+            found = [c for c in [champion_on(ws, one, on)] if c is not None]
+        rows += [_champion_row(c) for c in found]
+
+    def show() -> None:
+        columns = {"task_id": "task", "from": "from", "model": "model", "why": "why"}
+        print_table(rows, columns)
+        if not rows:
+            when = f"on {on}" if on else "yet"
+            typer.echo(f"Nobody served {when}. See `quant models list` and `quant status`.")
+
+    emit(rows, as_json, show)
+
+
+def _champion_row(champion: Any) -> dict[str, Any]:
+    return {
+        "task_id": champion.task_id, "partition": champion.partition_key,
+        "from": champion.from_ts.isoformat(), "model": champion.model_id[:12],
+        "model_id": champion.model_id, "why": champion.why,
+        "decided_at": champion.decided_at.isoformat(),
+    }  # fmt: skip
+
+
+@models_app.command()
+def promote(model_id: ModelId, reason: Reason) -> None:
+    """Let a model serve from the first session that is not stored yet.
+
+    Example: quant models promote 3f9a --reason "less turnover"
+    """
+    from quant_pipeline.chain.champions import promote as order
+
+    _tell(order(open_workspace(), model_id, reason))
+
+
+@models_app.command()
+def retire(model_id: ModelId, reason: Reason) -> None:
+    """Take a model out of service for good; another one takes its place if it serves.
+
+    Example: quant models retire 3f9a --reason "learned from wrong splits"
+    """
+    from quant_pipeline.chain.champions import retire as order
+
+    champion = order(open_workspace(), model_id, reason)
+    typer.echo("It will never serve again.")
+    if champion is not None:
+        _tell(champion)
+
+
+@models_app.command()
+def rollback(task: OneTask, reason: Reason) -> None:
+    """Let the champion before the present one serve again.
+
+    Example: quant models rollback --task ret_5d --reason "scores look odd"
+    """
+    from quant_pipeline.chain.champions import rollback as order
+
+    ws = open_workspace()
+    _tell(order(ws, ws.settings.task(task), reason))
+
+
+@models_app.command()
+def hold(task: OneTask, reason: Reason) -> None:
+    """Keep the champion whatever is trained, until `quant models release`.
+
+    Example: quant models hold --task ret_5d --reason "audit in March"
+    """
+    _hold(task, reason, release=False)
+
+
+@models_app.command()
+def release(task: OneTask, reason: Reason) -> None:
+    """Let new models challenge a held champion again.
+
+    Example: quant models release --task ret_5d --reason "audit done"
+    """
+    _hold(task, reason, release=True)
+
+
+def _hold(task_id: str, reason: str, *, release: bool) -> None:
+    from quant_pipeline.chain.champions import hold as order
+
+    ws = open_workspace()
+    since = order(ws, ws.settings.task(task_id), reason, release=release)
+    what = "may be challenged again" if release else "is held"
+    typer.echo(f"The champion of {task_id} {what} from {since} on.")
+
+
+def _tell(champion: Any) -> None:
+    typer.echo(
+        f"Model {champion.model_id[:12]} serves {champion.task_id} from {champion.from_ts} on: "
+        f"{champion.why}."
+    )
+
+
+@models_app.command()
+def compare(a: ModelId, b: ModelId, as_json: Json = False) -> None:
+    """Compare two models: only the settings that differ, and metrics where both were tested.
+
+    Example: quant models compare 3f9a 77b0
+    """
+    from quant_pipeline.chain.compare import compare_models
+
+    ws = open_workspace()
+    found = compare_models(ws.meta.model(a), ws.meta.model(b))
+
+    def show() -> None:
+        for letter, model in zip("ab", found["models"], strict=True):
+            typer.echo(f"{letter}: {model['model']}, {model['task']} as of {model['asof']}")
+        typer.echo("")
+        print_table(found["settings"], {"key": "setting", "a": "a", "b": "b"})
+        if not found["settings"]:
+            typer.echo("The settings are the same.")
+        if found["features"]:
+            typer.echo(f"{count(len(found['features']), 'feature')} of one only: " + ", ".join(
+                row["key"] for row in found["features"]))  # fmt: skip
+        for title, rows in (("folds", found["folds"]), ("sessions", found["sessions"])):
+            typer.echo(f"\n{title} that both were tested on:")
+            print_table(rows)
+            if not rows:
+                typer.echo("none")
+
+    emit(found, as_json, show)
+
+
+@models_app.command()
+def prune(
+    keep: Annotated[int, typer.Option(min=1, help="Newest files a task to keep.")] = 24,
+    task: TaskId = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what is to do.")] = False,
+) -> None:
+    """Delete old model files; those of champions stay, and so does what is recorded of each.
+
+    Example: quant models prune --keep 12 --dry-run
+    """
+    from quant_pipeline.chain.retention import prune_files
+
+    ws = open_workspace()
+    pruned = prune_files(ws, chosen(ws, task), keep, dry_run=dry_run)
+    verb = "To delete" if dry_run else "Deleted"
+    typer.echo(f"{verb}: {count(len(pruned), 'model file')}.")

@@ -1,0 +1,163 @@
+"""`quant predictions`: stored scores, why one is what it is, and what they were worth."""
+
+from datetime import date
+from typing import Annotated, Any
+
+import typer
+
+from quant_pipeline.faces.options import Day, Json, TaskId, chosen, open_workspace
+from quant_pipeline.faces.output import count, emit, parse_day, print_table
+
+predictions_app = typer.Typer(
+    help="Stored scores (see `quant predictions --help`).", rich_markup_mode=None
+)
+COLUMNS = {
+    "ts": "session", "task_id": "task", "symbol": "symbol", "score": "score",
+    "score_percentile": "percentile", "asof": "model as of", "model": "model",
+    "origin": "origin",
+}  # fmt: skip
+From = Annotated[date | None, typer.Option("--from", parser=parse_day, metavar="DATE")]
+
+
+@predictions_app.callback(invoke_without_command=True)
+def predictions(
+    context: typer.Context,
+    task: TaskId = None,
+    ts: Day = None,
+    from_: From = None,
+    to: Day = None,
+    symbol: Annotated[str | None, typer.Option(help="Only this symbol.")] = None,
+    top: Annotated[int | None, typer.Option(min=1, help="The K best of each session.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show stored scores (default: the newest session), best first.
+
+    Example: quant predictions --task ret_5d --ts 2021-12-15 --top 5
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from quant_pipeline.faces.reading import read_predictions
+
+    ws = open_workspace()
+    if task:
+        ws.settings.task(task)
+    rows = read_predictions(ws, task=task, first=ts or from_, last=ts or to, symbol=symbol, top=top)
+    shown = [{**row, "model": row["model_id"][:12]} for row in rows]
+    emit(rows, as_json, lambda: print_table(shown, COLUMNS))
+
+
+@predictions_app.command()
+def explain(
+    symbol: Annotated[str, typer.Option(help="The symbol.")],
+    ts: Annotated[date, typer.Option(parser=parse_day, metavar="DATE", help="The session.")],
+    task: TaskId = None,
+    top: Annotated[int, typer.Option(min=1, help="The K features that added most.")] = 10,
+    as_json: Json = False,
+) -> None:
+    """Tell what each feature added to a stored score (SHAP values).
+
+    Example: quant predictions explain --symbol ALI --ts 2021-12-15 --task ret_5d
+    """
+    from quant_pipeline.chain.explain import explain_prediction
+    from quant_pipeline.market.validate import normalize_symbol
+
+    ws = open_workspace()
+    name = normalize_symbol(symbol) or symbol
+    found = [explain_prediction(ws, one, name, ts) for one in chosen(ws, task)]
+
+    def show() -> None:
+        for one in found:
+            typer.echo(
+                f"{one['symbol']} on {one['ts']}, {one['task']}, model {one['model']}: "
+                f"score {one['score']:.4f}"
+            )
+            if abs(one["score"] - one["score_now"]) > 1e-12:
+                typer.echo(
+                    f"Today's features would give {one['score_now']:.4f}: prices were restated "
+                    "since. What follows explains that."
+                )
+            rows = one["contributions"][:top]
+            rest = sum(row["adds"] for row in one["contributions"][top:])
+            lines = [{"feature": "(base)", "value": None, "adds": one["base"]}, *rows]
+            lines.append({"feature": "(all others)", "value": None, "adds": rest})
+            lines.append({"feature": "(together)", "value": None, "adds": one["raw"]})
+            print_table(lines)
+            typer.echo("")
+
+    emit(found, as_json, show)
+
+
+@predictions_app.command()
+def report(task: TaskId = None, from_: From = None, to: Day = None, as_json: Json = False) -> None:
+    """Judge stored scores whose labels are known: IC, precision, portfolio, decay, turnover.
+
+    Live scores and those of backfills are judged apart, and so are sessions whose outcomes may
+    have led the choice of settings.
+
+    Example: quant predictions report --task ret_5d
+    """
+    from quant_pipeline.chain.judge import judge_predictions
+
+    ws = open_workspace()
+    found = [group for one in chosen(ws, task) for group in judge_predictions(ws, one, from_, to)]
+
+    def show() -> None:
+        for group in found:
+            _show_group(group)
+
+    emit(found, as_json, show)
+
+
+SHOWN = (
+    ("RankIC", "rank_ic", "rank_ic_se", None),
+    ("IC", "ic", "ic_se", None),
+    ("accuracy", "accuracy", None, "accuracy_base"),
+    ("AUC", "auc", None, None),
+    ("average precision", "average_precision", None, "base_rate"),
+    ("log loss", "log_loss", None, "log_loss_base"),
+    ("mean squared error", "mse", None, "mse_base"),
+    ("precision of the top k", "precision_at_k", None, "precision_at_k_base"),
+    ("NDCG of the top k", "ndcg_at_k", None, "ndcg_at_k_base"),
+    ("top minus bottom, gross", "top_minus_bottom", "top_minus_bottom_se", None),
+)
+
+
+def _show_group(group: dict[str, Any]) -> None:
+    metrics, portfolio = group["metrics"], group["portfolio"]
+    when = "after" if group["settings_known_before"] else "NOT after"
+    typer.echo(
+        f"{group['task']}, {group['origin']}, {group['first_ts']} to {group['last_ts']}: "
+        f"{count(group['n_sessions'], 'session')}, {count(group['n_scores'], 'score')}; "
+        f"sessions {when} the settings were chosen"
+    )
+    if metrics["is_short"]:
+        typer.echo("Too few sessions for these standard errors: under ten horizons.")
+    rows = [
+        {"metric": title, "value": metrics[name], "± s.e.": metrics.get(se or ""),
+         "chance": metrics.get(base or "")}
+        for title, name, se, base in SHOWN if metrics.get(name) is not None
+    ]  # fmt: skip
+    print_table(rows)
+    lines = {
+        "quantiles, low to high score": "  ".join(
+            "–" if q is None else f"{q:+.4f}" for q in group["quantiles"]
+        ),
+        "RankIC by age of the score": "  ".join(
+            f"{d['lag']}: {d['rank_ic']:+.4f}" for d in group["decay"] if d["rank_ic"] is not None
+        ),
+        "turnover of the top quantile, a session": _number(group["turnover"]),
+        "rank autocorrelation, one session": _number(group["rank_autocorrelation"]),
+        "traded value of the top quantile, a session": _amount(group["capacity"]["top_quantile"]),
+    }
+    for title, text in lines.items():
+        typer.echo(f"{title}: {text}")
+    typer.echo("top-k portfolio: " + ", ".join(
+        f"{name} {_number(value)}" for name, value in portfolio.items()) + "\n")  # fmt: skip
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+def _amount(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f}"

@@ -1,0 +1,73 @@
+"""`quant tune` and `quant trials`: settings proposed, judged, and counted."""
+
+from datetime import date
+from typing import Annotated, Any
+
+import typer
+
+from quant_pipeline.faces.options import Json, TaskId, chosen, open_workspace
+from quant_pipeline.faces.output import cell, count, emit, parse_day, print_table, progress
+
+
+def tune(
+    task: Annotated[str, typer.Option(help="The task.")],
+    asof: Annotated[date, typer.Option(parser=parse_day, metavar="DATE")],
+    trials: Annotated[int, typer.Option(min=1, help="How many more settings to try.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """Search settings of [train] on the folds of one as-of; the same command again goes on.
+
+    Example: quant tune --task ret_5d --asof 2019-12-31 --trials 20
+    """
+    from quant_pipeline.chain.plan import newest_closed
+    from quant_pipeline.chain.stale import read_stored
+    from quant_pipeline.chain.tune import tune as search
+
+    ws = open_workspace()
+    one = ws.settings.task(task)
+    key = newest_closed(ws, read_stored(ws), asof)
+    with progress() as tell:
+        found = search(ws, key, one, trials, tell)
+
+    def show() -> None:
+        typer.echo(
+            f"{count(found.n_trials, 'trial')} on the folds as of {found.asof}; RankIC over their "
+            f"test windows: {found.best_value:+.4f} ± {found.best_se:.4f}, with the settings of "
+            f"quant.toml {found.usual_value:+.4f} ± {found.usual_se:.4f}."
+        )
+        typer.echo("The best of many looks better than it is: `quant trials` tells by how much.")
+        typer.echo("\n[train]")
+        for name, value in found.best.items():
+            typer.echo(f"{name} = {value}")
+
+    emit(vars(found), as_json, show)
+
+
+def trials(task: TaskId = None, as_json: Json = False) -> None:
+    """List every recipe that was ever judged, and what the best one is worth given how many.
+
+    Example: quant trials --task ret_5d
+    """
+    from quant_pipeline.chain.trials import judge_trials
+
+    ws = open_workspace()
+    found = [judge_trials(ws, one) for one in chosen(ws, task)]
+
+    def show() -> None:
+        for one in found:
+            _show(one)
+
+    emit(found, as_json, show)
+
+
+def _show(found: dict[str, Any]) -> None:
+    typer.echo(f"{found['task']}: {count(found['n_trials'], 'recipe')} tried")
+    print_table(found["trials"])
+    if found.get("deflated_sharpe") is not None:
+        typer.echo(
+            f"Best on {count(found['n_sessions'], 'session')} that all were tested on: "
+            f"{found['best']}, Sharpe ratio {found['sharpe']:.3f} a horizon. Probability that it "
+            f"is skill, given {count(found['n_trials'], 'trial')}: {found['deflated_sharpe']:.2f} "
+            f"(deflated Sharpe ratio); that it is overfitted: {cell(found['overfitting']['pbo'])}."
+        )
+    typer.echo("")

@@ -1,0 +1,170 @@
+"""What stored scores were worth: unlike ones are never pooled, and the numbers are plain."""
+
+import json
+from datetime import date
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from quant_pipeline.chain.judge import judge_predictions
+from quant_pipeline.errors import NoData
+from quant_pipeline.settings import Task
+from quant_pipeline_tests.homes import SmallHome
+
+
+def judged(made: SmallHome, task_id: str = "ret_5d", **window: date) -> list[dict]:
+    ws = made.workspace
+    return judge_predictions(ws, ws.settings.task(task_id), **window)
+
+
+def test_live_and_backfilled_scores_and_settings_chosen_later_are_judged_apart(used) -> None:
+    used.change_series("UPDATE predictions SET origin = 'live' WHERE ts >= '2016-07-20'")
+    with used.workspace.meta.writing() as session:
+        for model in used.workspace.meta.models():
+            model.chosen_asof = date(2016, 6, 15)
+            session.merge(model)
+    for task_id in ("up_5d", "ret_5d"):
+        groups = judged(used, task_id)
+        found = [
+            (g["origin"], g["settings_known_before"], g["first_ts"], g["last_ts"]) for g in groups
+        ]
+        assert [row[:2] for row in found] == [
+            ("live", True),
+            ("backfill", True),
+            ("backfill", False),
+        ]
+        assert found[0][2] == date(2016, 7, 20)
+        assert found[1][2:] == (date(2016, 6, 16), date(2016, 7, 19))
+        assert found[2][3] == date(2016, 6, 15)
+        known = used.rows(
+            "SELECT count(*) FROM predictions WHERE task_id = ? AND ts <= ?",
+            task_id, groups[0]["last_ts"],
+        )  # fmt: skip
+        assert sum(g["n_scores"] for g in groups) == known[0][0]
+        json.dumps(groups, default=str, allow_nan=False)
+
+
+def test_only_sessions_whose_labels_are_known_are_judged(finished) -> None:
+    sessions = [
+        ts for (ts,) in finished.rows("SELECT ts FROM sessions WHERE is_session ORDER BY ts")
+    ]
+    (group,) = judged(finished)
+    assert group["last_ts"] == sessions[-1 - 6]
+    with pytest.raises(NoData, match="No score of ret_5d has a known label"):
+        judged(finished, first=sessions[-6])
+
+
+def test_the_numbers_are_those_of_scipy_session_by_session(finished) -> None:
+    (group,) = judged(finished)
+    rows = finished.rows(
+        "SELECT ts, score, fwd_return FROM predictions JOIN labels USING (symbol, ts, task_id) "
+        "WHERE reason IS NULL AND task_id = 'ret_5d' ORDER BY ts"
+    )
+    by_day: dict[date, list[tuple[float, float]]] = {}
+    for ts, score, fwd_return in rows:
+        by_day.setdefault(ts, []).append((score, fwd_return))
+    expected = [
+        spearmanr(*zip(*pairs, strict=True)).statistic
+        for pairs in by_day.values() if len(pairs) >= 20
+    ]  # fmt: skip
+    assert group["metrics"]["rank_ic"] == pytest.approx(np.mean(expected))
+    assert group["metrics"]["n_ic_sessions"] == len(expected)
+    assert group["decay"][0]["lag"] == 0
+    assert group["decay"][0]["rank_ic"] == pytest.approx(np.mean(expected))
+    assert len(group["quantiles"]) == 5
+    net, gross = group["portfolio"]["net"], group["portfolio"]["gross"]
+    assert net < gross
+
+
+def test_a_classification_has_its_calibration_and_base_rates(finished) -> None:
+    (group,) = judged(finished, "up_5d")
+    bins = group["calibration"]
+    assert sum(b["n"] for b in bins) == group["n_scores"] - group["n_without_label"]
+    share = sum(b["n"] * b["share_of_ones"] for b in bins) / sum(b["n"] for b in bins)
+    assert share == pytest.approx(group["metrics"]["base_rate"])
+    assert group["metrics"]["accuracy_base"] >= 0.5
+    assert "calibration" not in judged(finished)[0]
+
+
+NEW_TASKS = """
+[[tasks]]
+task_id = "above"
+kind = "classification"
+horizon = 5
+above = "median"
+
+[[tasks]]
+task_id = "order"
+kind = "ranking"
+horizon = 5
+weights = "recency"
+half_life = 60
+
+[[tasks]]
+task_id = "slow"
+kind = "regression"
+horizon = 10
+normalize = "demean"
+winsorize = 0.05
+weights = "uniqueness"
+
+[universe]"""
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory) -> SmallHome:
+    """A home with tasks of every kind, two of them on the same rows."""
+    from quant_pipeline_tests.homes import new_home, own_environment, sample_market
+
+    folder = tmp_path_factory.mktemp("many")
+    with own_environment(folder):
+        made = new_home(folder / "home", {"\n[universe]": NEW_TASKS})
+        made.ingest(sample_market())
+        made.backfill(date(2016, 7, 1))
+    return made
+
+
+def test_tasks_of_every_kind_go_all_the_way(many) -> None:
+    assert {m.task_id for m in many.workspace.meta.models()} == {"above", "order", "slow"}
+    for task_id in ("above", "order", "slow"):
+        (group,) = judged(many, task_id)
+        metrics = group["metrics"]
+        assert metrics["rank_ic"] > 2 * metrics["rank_ic_se"] > 0
+        assert metrics["ndcg_at_k"] > metrics["ndcg_at_k_base"]
+        json.dumps(group, default=str, allow_nan=False)
+    assert judged(many, "above")[0]["metrics"]["base_rate"] == pytest.approx(0.5, abs=0.05)
+    assert "mse" not in judged(many, "order")[0]["metrics"]
+
+
+def test_outcomes_of_a_median_task_judge_by_the_median(many) -> None:
+    rows = many.rows("SELECT base_rate, hit_rate FROM prediction_outcomes WHERE task_id = 'above'")
+    base = [rate for rate, _ in rows if rate is not None]
+    assert len(base) > 10
+    assert all(0.4 <= rate <= 0.5 for rate in base)
+    assert np.mean([hit for _, hit in rows if hit is not None]) > 0.5
+
+
+def test_a_task_alone_makes_the_files_that_it_makes_with_others(many, tmp_path) -> None:
+    from quant_pipeline.chain.learn import train_tasks, write_folds
+    from quant_pipeline_tests.homes import own_environment
+
+    with own_environment(tmp_path):
+        made = many.copy(tmp_path / "alone")
+        with made.workspace.meta.writing() as session:
+            for champion in made.workspace.meta.champions():
+                session.delete(session.merge(champion))
+        together = {m.task_id: m.model_id for m in made.workspace.meta.models()
+                    if m.partition_key == "2016-07"}  # fmt: skip
+        with made.workspace.meta.writing() as session:
+            for model in made.workspace.meta.models():
+                session.delete(session.merge(model))
+        for task in reversed(made.workspace.tasks()):
+            write_folds(made.workspace, "2016-07", task)
+            trained = train_tasks(made.workspace, "2016-07", [task])
+            assert trained[task.task_id].model_id == together[task.task_id]
+
+
+def test_the_sessions_of_a_task_differ_with_its_horizon() -> None:
+    tasks = [Task(task_id=f"t{h}", kind="regression", horizon=h) for h in (5, 10)]
+    assert tasks[0].rows != tasks[1].rows
