@@ -133,6 +133,15 @@ def test_a_task_that_fails_does_not_cost_the_others_their_model(used):
     used.backfill(date(2016, 8, 1))
     assert len(used.model_ids()["2016-07", "up_5d"]) == 1
     assert used.scores()[-1][0] == date(2016, 8, 5)
+    with used.runner(recorded=True) as runner:
+        runner.materialize(LEARNING, "2016-07", "2016-07")
+        for asset in LEARNING:
+            event = runner.instance.get_latest_materialization_event(dg.AssetKey(asset))
+            shown = event.asset_materialization.metadata
+            assert shown["up_200d/refused"].value.startswith("Folds need 542 sessions")
+            assert "up_5d/refused" not in shown
+    assert shown["up_5d/rank_ic"].value > 0
+    assert shown["up_5d/folds"].value.startswith("| fold | train_start | train_end |")
 
 
 # --- Changed settings

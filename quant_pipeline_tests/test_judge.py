@@ -87,6 +87,43 @@ def test_a_classification_has_its_calibration_and_base_rates(finished) -> None:
     assert "calibration" not in judged(finished)[0]
 
 
+def test_trivial_scores_stand_beside_and_are_judged_on_the_same_rows(finished) -> None:
+    (group,) = judged(finished)
+    found = {row["score"]: row for row in group["baselines"]}
+    assert list(found) == ["one-week reversal", "12-1 momentum", "low volatility"]
+    closes: dict[str, dict[date, float]] = {}
+    for symbol, ts, close in finished.rows("SELECT symbol, ts, adj_index FROM prices_daily"):
+        closes.setdefault(symbol, {})[ts] = close
+    sessions = [
+        ts for (ts,) in finished.rows("SELECT ts FROM sessions WHERE is_session ORDER BY 1")
+    ]
+    by_day: dict[date, list[tuple[float, float]]] = {}
+    for symbol, ts, fwd_return in finished.rows(
+        "SELECT symbol, ts, fwd_return FROM predictions JOIN labels USING (symbol, ts, task_id) "
+        "WHERE reason IS NULL AND task_id = 'ret_5d'"
+    ):
+        before = closes[symbol].get(sessions[sessions.index(ts) - 5])
+        if before is not None:
+            by_day.setdefault(ts, []).append((before / closes[symbol][ts], fwd_return))
+    expected = [spearmanr(*zip(*pairs, strict=True)).statistic for pairs in by_day.values()]
+    assert found["one-week reversal"]["sessions"] == len(expected)
+    assert found["one-week reversal"]["rank_ic"] == pytest.approx(np.mean(expected), abs=1e-4)
+
+
+def test_models_of_permuted_labels_are_judged_if_asked_for(finished) -> None:
+    told: list[str] = []
+    ws = finished.workspace
+    (group,) = judge_predictions(
+        ws, ws.settings.task("ret_5d"), permuted_with=lambda what, *_: told.append(what)
+    )
+    permuted = group["baselines"][-1]
+    assert permuted["score"] == "permuted labels"
+    assert permuted["sessions"] == group["metrics"]["n_ic_sessions"]
+    assert told == ["permuted labels as of 2016-04-30"]
+    assert abs(permuted["rank_ic"]) < 4 * permuted["rank_ic_se"]
+    assert permuted["rank_ic"] < group["metrics"]["rank_ic"]
+
+
 NEW_TASKS = """
 [[tasks]]
 task_id = "above"

@@ -116,6 +116,27 @@ def test_a_killed_writer_leaves_the_old_state_and_no_lock(store: SeriesStore) ->
     assert stored(store) == [2, 3, 7]
 
 
+BAR = "SELECT current_setting('enable_progress_bar')"
+WITHOUT_A_SCRIPT = f"""
+import sys
+from pathlib import Path
+import duckdb
+from quant_pipeline.stores.series import SeriesStore
+with SeriesStore(Path(sys.argv[1]), 0).reading("one") as con:
+    print(duckdb.connect().execute("{BAR}").fetchall(), con.execute("{BAR}").fetchall())
+"""
+
+
+def test_no_progress_bar_is_printed_where_duckdb_takes_a_process_for_a_notebook(
+    store: SeriesStore,
+) -> None:
+    with store.writing("one") as con:
+        insert(con, "session_versions", sessions(2))
+    command = [sys.executable, "-c", WITHOUT_A_SCRIPT, str(store.path)]
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert out.split() == ["[(True,)]", "[(False,)]"]
+
+
 # --- creation
 
 

@@ -8,7 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from quant_pipeline.chain.baselines import Floats, Tell, align, permuted_scores, trivial_scores
 from quant_pipeline.chain.panel import days
+from quant_pipeline.chain.report import summarize
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.errors import NoData
 from quant_pipeline.ml.metrics import calibration_bins, evaluate
@@ -29,21 +31,32 @@ N_QUANTILES = 5
 
 
 def judge_predictions(
-    ws: Workspace, task: Task, first: date | None = None, last: date | None = None
+    ws: Workspace,
+    task: Task,
+    first: date | None = None,
+    last: date | None = None,
+    permuted_with: Tell | None = None,
 ) -> list[dict[str, Any]]:
     """Stored scores of sessions whose labels are known, judged in groups that may not be pooled.
 
     One result for each `origin` (`live`: scored at once; `backfill`: later) and for sessions after
     and up to `chosen_asof` of their model: up to it the settings may have been led by their
-    outcomes. Each has `metrics` (beside their base rates), `portfolio` (top k, gross and net of
-    costs), `decay`, `quantiles`, `turnover`, `rank_autocorrelation`, `capacity` and, for a
-    classification, `calibration`. Raises NoData if there is no such session.
+    outcomes. Each has `metrics` (beside their base rates), `baselines`, `portfolio` (top k, gross
+    and net of costs), `decay`, `quantiles`, `turnover`, `rank_autocorrelation`, `capacity` and, for
+    a classification, `calibration`. Baselines are trivial scores of the same rows and, with
+    `permuted_with`, which is told of the progress, those of models trained on permuted labels at
+    every fourth as-of. Raises NoData if there is no such session.
     """
     rows = _read(ws, task, first, last)
     if not len(rows):
         raise NoData(
             f"No score of {task.task_id} has a known label in that range. See `quant status`."
         )
+    baselines = align(rows, trivial_scores(ws, rows["ts"][0].as_py(), rows["ts"][-1].as_py()))
+    if permuted_with is not None:
+        baselines |= _permuted(ws, task, rows, permuted_with)
+    for name, score in baselines.items():
+        rows = rows.append_column(name, pa.array(score))
     chosen = {m.model_id: m.chosen_asof for m in ws.meta.models(task.task_id)}
     asof = pa.array([chosen[m] for m in rows["model_id"].to_pylist()], pa.date32())
     is_after = pc.greater(rows["ts"], asof)
@@ -55,8 +68,21 @@ def judge_predictions(
                 found.append(
                     {"task": task.task_id, "origin": origin, "settings_known_before": after}
                     | _judge(ws, task, mine)
+                    | {
+                        "baselines": [
+                            summarize(name, task, mine, mine[name].to_numpy()) for name in baselines
+                        ]
+                    }
                 )
     return found
+
+
+def _permuted(ws: Workspace, task: Task, rows: pa.Table, tell: Tell) -> dict[str, Floats]:
+    """Scores of rows by models that learned from permuted labels, as of where theirs were."""
+    first, last = rows["ts"][0].as_py(), rows["ts"][-1].as_py()
+    keys = ws.grid.keys(ws.grid.shift(ws.grid.key(first), -1), ws.grid.shift(ws.grid.key(last), -1))
+    found = permuted_scores(ws, task, keys, last, tell)
+    return {} if found is None else {"permuted labels": align(rows, found)["score"]}
 
 
 def _read(ws: Workspace, task: Task, first: date | None, last: date | None) -> pa.Table:

@@ -24,10 +24,12 @@ from quant_pipeline.defs.describe import (
     describe_features,
     describe_labels,
     describe_model,
+    describe_refusals,
     for_each_partition,
     is_open,
     markdown,
     mean,
+    raise_or_tell,
     split,
     tell_of_ingest,
     total,
@@ -131,18 +133,17 @@ def _frames(grid: Grid) -> list[dg.AssetsDefinition]:
         key = context.partition_key
         if is_open(context, workspace):
             return
-        refused, rows = [], []
+        refused: dict[str, Exception] = {}
+        rows = []
         for task in workspace.tasks(config.task_ids):
             try:
                 rows += write_folds(workspace, key, task, context.run.run_id)
             except NotEnoughHistory as error:
-                refused.append(error)  # a long horizon must not cost the others their folds
-        if refused and not rows:
-            raise refused[0]
-        for reason in refused:
-            context.log.error(str(reason))
+                refused[task.task_id] = error  # must not cost the others their folds
+        raise_or_tell(context, refused, found=bool(rows))
         folds = summarize(rows)
-        yield dg.MaterializeResult(metadata={"folds": len(folds), "windows": markdown(folds)})
+        described: dict[str, Any] = {"folds": len(folds), "windows": markdown(folds)}
+        yield dg.MaterializeResult(metadata=described | describe_refusals(refused))
 
     return [training_frame, walkforward_folds]
 
@@ -157,20 +158,17 @@ def _models(grid: Grid) -> dg.AssetsDefinition:
         """One trained model a task, from everything known by the as-of date."""
         if is_open(context, workspace):
             return
-        refused: list[Exception] = []
+        refused: dict[str, Exception] = {}
         described: dict[str, Any] = {}
         tasks = workspace.tasks(config.task_ids)
         trained = train_tasks(workspace, context.partition_key, tasks, context.run.run_id)
-        for result in trained.values():
+        for task_id, result in trained.items():
             if isinstance(result, Exception):
-                refused.append(result)  # one task's refusal must not cost the others their model
+                refused[task_id] = result  # must not cost the others their model
             else:
                 described.update(describe_model(result))
-        if refused and not described:
-            raise refused[0]
-        for reason in refused:
-            context.log.error(str(reason))
-        yield dg.MaterializeResult(metadata=described)
+        raise_or_tell(context, refused, found=bool(described))
+        yield dg.MaterializeResult(metadata=described | describe_refusals(refused))
 
     return lgbm_model
 
@@ -216,7 +214,10 @@ def _predictions(grid: Grid) -> list[dg.AssetsDefinition]:
             for key in keys:
                 mine = [r for r in rows if workspace.grid.key(r["known_at"]) == key]
                 described[key][f"{task.task_id}/sessions"] = len(mine)
-                described[key][f"{task.task_id}/mean_rank_ic"] = mean(r["rank_ic"] for r in mine)
+                for origin in sorted({r["origin"] for r in mine}):
+                    described[key][f"{task.task_id}/mean_rank_ic, {origin}"] = mean(
+                        r["rank_ic"] for r in mine if r["origin"] == origin
+                    )
         publish_outcomes(workspace, keys)
         for_each_partition(context, described)
         return dg.MaterializeResult(metadata={"partitions": len(keys)})

@@ -1,6 +1,6 @@
 """What assets tell people: metadata for each partition, tables, and words for the log."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -121,15 +121,48 @@ def markdown(rows: Sequence[dict[str, Any]]) -> dg.MetadataValue[Any]:
     return dg.MetadataValue.md("\n".join(lines))
 
 
+FOLD_COLUMNS = (
+    "fold", "train_start", "train_end", "stop_start", "stop_end", "test_start", "test_end",
+    "n_train", "n_stop", "n_test", "n_purged", "rounds", "rank_ic", "rank_ic_se", "base_rate",
+    "accuracy", "accuracy_base", "auc", "log_loss", "log_loss_base", "mse", "mse_base",
+    "ndcg_at_k", "ndcg_at_k_base",
+)  # fmt: skip
+MODEL_METRICS = (
+    "rank_ic", "rank_ic_se", "ic", "icir", "top_minus_bottom", "top_minus_bottom_se", "base_rate",
+    "accuracy", "accuracy_base", "precision", "recall", "auc", "average_precision", "log_loss",
+    "log_loss_base", "mse", "mse_base", "r2", "ndcg_at_k", "ndcg_at_k_base",
+)  # fmt: skip
+
+
 def describe_model(model: Any) -> dict[str, Any]:
     """Metadata of a model for people, by task."""
-    shown = ("rank_ic", "rank_ic_se", "ic", "accuracy", "accuracy_base", "precision", "base_rate",
-             "auc")  # fmt: skip
     task = model.task_id
+    folds = [{k: fold[k] for k in FOLD_COLUMNS if k in fold} for fold in model.fold_metrics]
+    gain = model.importance["gain"]
+    spread = model.importance["fold_gain_std"]
+    best = sorted(gain, key=lambda name: -gain[name])[:10]
     return {
         f"{task}/model_id": model.model_id,
         f"{task}/rows": model.n_rows,
         f"{task}/rounds": model.rounds,
-        **{f"{task}/{k}": v for k in shown if isinstance(v := model.metrics.get(k), float)},
-        f"{task}/folds": markdown(model.fold_metrics),
+        **{f"{task}/{k}": v for k in MODEL_METRICS if isinstance(v := model.metrics.get(k), float)},
+        f"{task}/folds": markdown(folds),
+        f"{task}/importance": markdown(
+            [{"feature": n, "gain": gain[n], "± over folds": spread[n]} for n in best]
+        ),
     }
+
+
+def describe_refusals(refused: Mapping[str, Exception]) -> dict[str, Any]:
+    """Metadata of tasks that got no model or folds, and why."""
+    return {f"{task_id}/refused": str(error) for task_id, error in refused.items()}
+
+
+def raise_or_tell(
+    context: dg.AssetExecutionContext, refused: Mapping[str, Exception], *, found: bool
+) -> None:
+    """Fail the step if nothing was found; else log what was refused."""
+    if refused and not found:
+        raise next(iter(refused.values()))
+    for reason in refused.values():
+        context.log.error(str(reason))

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from quant_pipeline.faces.options import Day, Json, TaskId, chosen, open_workspace
-from quant_pipeline.faces.output import count, emit, parse_day, print_table
+from quant_pipeline.faces.output import count, emit, parse_day, print_table, progress
 
 predictions_app = typer.Typer(
     help="Stored scores (see `quant predictions --help`).", rich_markup_mode=None
@@ -88,7 +88,15 @@ def explain(
 
 
 @predictions_app.command()
-def report(task: TaskId = None, from_: From = None, to: Day = None, as_json: Json = False) -> None:
+def report(
+    task: TaskId = None,
+    from_: From = None,
+    to: Day = None,
+    permuted: Annotated[
+        bool, typer.Option("--permuted", help="Train on permuted labels, too (slow).")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Judge stored scores whose labels are known: IC, precision, portfolio, decay, turnover.
 
     Live scores and those of backfills are judged apart, and so are sessions whose outcomes may
@@ -99,7 +107,12 @@ def report(task: TaskId = None, from_: From = None, to: Day = None, as_json: Jso
     from quant_pipeline.chain.judge import judge_predictions
 
     ws = open_workspace()
-    found = [group for one in chosen(ws, task) for group in judge_predictions(ws, one, from_, to)]
+    with progress() as tell:
+        found = [
+            group
+            for one in chosen(ws, task)
+            for group in judge_predictions(ws, one, from_, to, tell if permuted else None)
+        ]
 
     def show() -> None:
         for group in found:
@@ -138,6 +151,16 @@ def _show_group(group: dict[str, Any]) -> None:
         for title, name, se, base in SHOWN if metrics.get(name) is not None
     ]  # fmt: skip
     print_table(rows)
+    print_table(
+        [
+            {
+                "on the same rows": row["score"], "RankIC": row["rank_ic"],
+                "± s.e.": row["rank_ic_se"], "top minus bottom": row["top_minus_bottom"],
+                "± s.e. ": row["top_minus_bottom_se"],
+            }
+            for row in group["baselines"]
+        ]
+    )  # fmt: skip
     lines = {
         "quantiles, low to high score": "  ".join(
             "–" if q is None else f"{q:+.4f}" for q in group["quantiles"]

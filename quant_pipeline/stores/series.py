@@ -111,6 +111,8 @@ def _connect(path: Path, memory_gib: float, *, read_only: bool) -> Connection:
             "there; read data/published/*.parquet instead of the database."
         ) from error
     con.execute("SET TimeZone='UTC'")
+    # On stdout, where DuckDB takes a process without a script (a spawned one) for a notebook.
+    con.execute("SET enable_progress_bar=false")
     return con
 
 
