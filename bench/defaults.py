@@ -92,6 +92,24 @@ CHANGES: dict[str, dict[str, Any]] = {
     "window_all": {"window_sessions": 10_000},
 }
 CANDIDATES |= {name: CANDIDATES["before"] | change for name, change in CHANGES.items()}
+# Second round: all that helped works by averaging more, so together, on longer windows.
+STEADY = {"feature_fraction": 0.2, "min_data_in_leaf": 1000, "lambda_l2": 100.0}
+LONGER: dict[str, dict[str, Any]] = {
+    "w2500": {},
+    "w2500_steady": STEADY,
+    "w2500_steady_lr_0.02": STEADY | {"learning_rate": 0.02},
+    "w2500_steady_leaves_15": STEADY | {"num_leaves": 15},
+    "w2500_steady_stop_120": STEADY | {"stop_sessions": 120},
+    "w2500_steady_leaves_7": STEADY | {"num_leaves": 7},
+    "w2500_steady_leaves_15_stop_120": STEADY | {"num_leaves": 15, "stop_sessions": 120},
+}
+CANDIDATES |= {
+    name: CANDIDATES["before"] | {"window_sessions": 2500} | change
+    for name, change in LONGER.items()
+}
+CANDIDATES["w2500_qlib"] = QLIB | {"window_sessions": 2500}
+CANDIDATES["wall_qlib"] = QLIB | {"window_sessions": 10_000}
+CANDIDATES["wall_steady"] = CANDIDATES["window_all"] | STEADY
 
 
 def home_of(panel: str) -> Path:
@@ -124,12 +142,12 @@ def read_panel(panel: str) -> tuple[Examples, dict[str, np.ndarray]]:
 
 
 def scored_years(
-    panel: str, first: int, last: int, train: TrainSettings
+    panel: str, first: int, last: int, recipe: Recipe
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray, float]]:
     """Task, sessions, scores, returns and rounds of each year, from the year-end before."""
     e, labels = read_panel(panel)
     sessions = np.unique(e.ts)
-    recipe = Recipe(train, FoldSettings(), MetricSettings())
+    train = recipe.train
     for year in range(first, last + 1):
         start, end = np.datetime64(f"{year}-01-01"), np.datetime64(f"{year + 1}-01-01")
         n_known = int(np.searchsorted(e.known_at, start))
@@ -162,9 +180,12 @@ def cut(e: Examples, begin: int, end: int) -> Examples:
 
 def measure(panel: str, first: int, last: int, name: str) -> dict[str, Any]:
     """RankIC and top minus bottom of each session of a period, by task."""
-    train = TrainSettings(**CANDIDATES[name], threads=1)
+    settings = CANDIDATES[name]
+    folds = FoldSettings(**{k: v for k, v in settings.items() if k in FoldSettings.model_fields})
+    train = {k: v for k, v in settings.items() if k in TrainSettings.model_fields}
+    recipe = Recipe(TrainSettings(**train, threads=1), folds, MetricSettings())
     parts: dict[str, list[Any]] = {}
-    for task_id, *columns in scored_years(panel, first, last, train):
+    for task_id, *columns in scored_years(panel, first, last, recipe):
         parts.setdefault(task_id, []).append(columns)
     found: dict[str, Any] = {}
     for task_id, years in parts.items():
@@ -194,13 +215,13 @@ def compare(
                 "spread": round(float(found["spread"].mean()), 6),
                 "rounds": found["rounds"],
             }
-            for other in ("qlib", "before"):
+            for other in ("qlib", "before", "w2500_qlib"):
                 if other in results and other != name:
                     difference = ic - results[other][task_id]["rank_ic"]
                     row[task_id][f"minus_{other}"] = estimate(difference, lag)
         both = np.mean([found["rank_ic"] for found in by_task.values()], axis=0)
         row["both"] = estimate(both, lag)
-        for other in ("qlib", "before"):
+        for other in ("qlib", "before", "w2500_qlib"):
             if other in results and other != name:
                 others = [found["rank_ic"] for found in results[other].values()]
                 row["both"][f"minus_{other}"] = estimate(both - np.mean(others, axis=0), lag)
