@@ -1,7 +1,7 @@
 """Which settings of [train] find signal: walk-forward RankIC of candidates, as JSON lines.
 
     python bench/defaults.py choose [NAME ...]    us_wiki100_1990_2018, scored 1994 to 2011
-    python bench/defaults.py judge NAME ...       the same from 2012 on, and all of PSE and NIFTY
+    python bench/defaults.py judge NAME ...       the same from 2012 on; PSE and NIFTY
 
 For each panel of ../shared/data the project builds training_frame in a scratch home, with the
 settings as shipped but for the grid. The sessions of each calendar year are scored by models as of
@@ -47,7 +47,7 @@ LAST = "2021-12-31"
 # Panel, first and last calendar year scored.
 PERIODS = {
     "choose": [("wiki", 1994, 2011)],
-    "judge": [("wiki", 2012, 2018), ("pse", 2012, 2021), ("nifty", 2003, 2021)],
+    "judge": [("wiki", 2012, 2018), ("pse", 2013, 2021), ("nifty", 2003, 2021)],
 }
 # Qlib's LightGBM on Alpha158 for CSI300: https://github.com/microsoft/qlib, examples/benchmarks/
 # LightGBM/workflow_config_lightgbm_Alpha158.yaml. There, subsample does nothing without
@@ -107,6 +107,7 @@ CANDIDATES |= {
     name: CANDIDATES["before"] | {"window_sessions": 2500} | change
     for name, change in LONGER.items()
 }
+CANDIDATES["shipped"] = CANDIDATES["w2500_steady_leaves_15"]
 CANDIDATES["w2500_qlib"] = QLIB | {"window_sessions": 2500}
 CANDIDATES["wall_qlib"] = QLIB | {"window_sessions": 10_000}
 CANDIDATES["wall_steady"] = CANDIDATES["window_all"] | STEADY
@@ -236,7 +237,7 @@ def estimate(series: np.ndarray, lag: int) -> dict[str, float]:
 def main() -> None:
     """Measure the candidates that are named, two at a time."""
     what, *names = sys.argv[1:]
-    names = list(dict.fromkeys(["qlib", *(names or CANDIDATES)]))
+    names = list(dict.fromkeys(names or CANDIDATES))
     for panel, first, last in PERIODS[what]:
         home_of(panel)
         with ProcessPoolExecutor(2, get_context("spawn")) as pool:
