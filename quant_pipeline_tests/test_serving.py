@@ -108,6 +108,35 @@ def test_retired_it_never_serves_again_and_another_takes_its_place(used) -> None
     assert retire(used.workspace, models["2016-04"], "old") is None  # it does not serve
 
 
+def test_an_order_changes_no_decision_of_a_partition_before_it(used) -> None:
+    """Whether June is backfilled before or after its model is retired or pruned."""
+    task = used.workspace.settings.task("up_5d")
+    models = ids(used, "up_5d")
+    with used.workspace.meta.writing() as session:
+        for champion in used.workspace.meta.champions("up_5d"):
+            session.delete(session.merge(champion))
+    retire(used.workspace, models["2016-05"], "learned from wrong splits")
+    prune_files(used.workspace, [task], 1)
+    status = {m.partition_key: m.status for m in used.workspace.meta.models("up_5d")}
+    assert (status["2016-05"], status["2016-06"]) == ("retired", "pruned")
+    for key, before in (("2016-06", "2016-05"), ("2016-07", "2016-06")):
+        assert find_champions(used.workspace, key, task).newest == models[before]
+
+
+def test_a_retired_model_stays_so_when_its_file_is_pruned_and_made_again(used) -> None:
+    models = ids(used, "up_5d")
+    retire(used.workspace, models["2016-05"], "learned from wrong splits")
+    with used.workspace.meta.writing() as session:
+        for champion in used.workspace.meta.champions("up_5d")[:-1]:
+            session.delete(session.merge(champion))
+    pruned = prune_files(used.workspace, [used.workspace.settings.task("up_5d")], 1)
+    assert models["2016-05"] in pruned
+    used.run(["walkforward_folds", "lgbm_model"], "2016-05")
+    assert used.workspace.files.path(models["2016-05"]).exists()
+    status = {m.partition_key: m.status for m in used.workspace.meta.models("up_5d")}
+    assert (status["2016-05"], status["2016-06"]) == ("retired", "pruned")
+
+
 def test_the_last_model_cannot_be_retired(used) -> None:
     models = list(ids(used, "up_5d").values())
     for model_id in models[:-1]:

@@ -1,6 +1,6 @@
 """Who serves a task: decided once for each partition, from the registry alone, or by a person."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import cache
@@ -11,7 +11,8 @@ import numpy as np
 from quant_pipeline.chain.seal import judge_until, partition_before
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.errors import GateError, NoData, SettingsError
-from quant_pipeline.ml.champions import Contender, Decision, replay
+from quant_pipeline.ml.champions import Contender, Decision, Evidence, Tested, replay
+from quant_pipeline.ml.sessions import session_means
 from quant_pipeline.settings import Task
 from quant_pipeline.stores.meta import Champion, Model, Order, Trained, utc_now
 from quant_pipeline.stores.series import read_sessions
@@ -83,27 +84,54 @@ def decide(ws: Workspace, key: str, task: Task) -> Decision:
 
 def _replay(ws: Workspace, task: Task, start: date, without: str = "") -> Decision:
     """The champion before a date, from the last decision that was frozen before it."""
+    orders = ws.meta.orders(task.task_id)
+    retired = {o.model_id for o in orders if o.action == "retire" and o.from_ts <= start}
+    retired.add(without)
     trained = [m for m in ws.meta.trained(task.task_id) if m.model_id != without]
     last = ws.meta.champion_before(task.task_id, start)
-    by_id = {m.model_id: _contender(m) for m in trained}
+    by_id = {m.model_id: _contender(m, retired) for m in trained}
     incumbent = by_id.get(last.model_id) if last else None
-    held = _held_since(ws.meta.orders(task.task_id), start)
-
-    @cache
-    def series(model_id: str) -> tuple[np.ndarray, np.ndarray]:
-        stored = ws.meta.model(model_id).test_series
-        return np.array(stored["ts"], "datetime64[D]"), np.array(stored["rank_ic"], np.float64)
-
     contenders = list(by_id.values())
+    first_asof: dict[str, date] = {}
+    for model in trained:
+        first_asof.setdefault(model.recipe, model.asof)
     if last is not None and incumbent is not None and incumbent.status == "ready":
         since = ws.grid.window(last.partition_key)[0]  # earlier ones had their trial
         contenders = [c for c in contenders if c.asof >= since]
-    spec = ws.settings.champion
-    return replay(incumbent, contenders, start, series, 2 * task.horizon, spec, held)
+    usable = [m for m in trained if m.model_id not in retired]
+    return replay(
+        incumbent, contenders, start, _tested(ws, usable), 2 * task.horizon, ws.settings.champion,
+        lambda day: _held_since(orders, day), first_asof.__getitem__,
+    )  # fmt: skip
 
 
-def _contender(m: Trained) -> Contender:
-    return Contender(m.model_id, m.asof, m.status, m.recipe)
+def _tested(ws: Workspace, trained: Sequence[Trained]) -> Tested:
+    """What the models of a recipe were tested on by an as-of date.
+
+    A session that several refits were tested on has the mean of theirs. So a recipe's evidence
+    only grows, also when the champion's recipe is trained no more.
+    """
+    read = cache(ws.meta.model)
+
+    @cache
+    def tested(recipe: str, asof: date) -> Evidence:
+        models = [read(m.model_id) for m in trained if m.recipe == recipe and m.asof <= asof]
+        ts = [np.array(m.test_series["ts"], "datetime64[D]") for m in models]
+        rank_ic = [np.array(m.test_series["rank_ic"], np.float64) for m in models]
+        sessions, at = np.unique(np.concatenate(ts), return_inverse=True)
+        values = np.concatenate(rank_ic)
+        means = session_means(at, len(sessions), values, np.isfinite(values))
+        chosen = max(m.chosen_asof for m in models)
+        return Evidence(sessions, means, chosen, models[-1].settings["folds"]["protocol"])
+
+    return tested
+
+
+def _contender(m: Trained, retired: Collection[str | None]) -> Contender:
+    """A model as it stood: retired from the order on; without its file it still wins its case."""
+    status = "retired" if m.model_id in retired else "ready"
+    is_known = m.status in ("ready", "retired", "pruned")
+    return Contender(m.model_id, m.asof, status if is_known else m.status, m.recipe)
 
 
 def _held_since(orders: Sequence[Order], day: date) -> date | None:
@@ -128,13 +156,12 @@ def _require_attempt(ws: Workspace, key: str, previous: str | None, task: Task) 
 
 
 def find_challenger(ws: Workspace, key: str, task: Task, champion: str) -> Model | None:
-    """The newest ready model before a partition, if it is newer than its champion."""
+    """The newest other ready model before a partition that is as new as its champion at least."""
     start = ws.grid.window(key)[0]
     ready = [m for m in ws.meta.trained(task.task_id) if m.status == "ready" and m.asof < start]
     serving = next((m for m in ready if m.model_id == champion), None)
-    if not ready or serving is None or ready[-1].asof <= serving.asof:
-        return None
-    return ws.meta.model(ready[-1].model_id)
+    others = [m for m in ready if serving and m != serving and m.asof >= serving.asof]
+    return ws.meta.model(others[-1].model_id) if others else None
 
 
 def champion_on(ws: Workspace, task: Task, day: date) -> Champion | None:

@@ -9,7 +9,9 @@ from quant_pipeline.ml.metrics import paired_difference
 from quant_pipeline.settings import Task
 from quant_pipeline.stores.meta import Model
 
-SHOWN = ("rank_ic", "ic", "top_minus_bottom", "auc", "log_loss", "mse", "rounds")
+SHOWN = (
+    "rank_ic", "ic", "top_minus_bottom", "auc", "log_loss", "mse", "ndcg_at_k", "rounds",
+)  # fmt: skip
 
 
 def compare_models(a: Model, b: Model) -> dict[str, Any]:
@@ -64,10 +66,10 @@ def _different(
 
 
 def _pair_folds(a: Model, b: Model) -> list[dict[str, Any]]:
-    theirs = {(f["test_start"], f["test_end"]): f for f in b.fold_metrics}
+    theirs = {(f["fold"], f["test_start"], f["test_end"]): f for f in b.fold_metrics}
     rows = []
     for mine in a.fold_metrics:
-        other = theirs.get((mine["test_start"], mine["test_end"]))
+        other = theirs.get((mine["fold"], mine["test_start"], mine["test_end"]))
         if other is not None:
             row = {"test_start": mine["test_start"], "test_end": mine["test_end"]}
             for name in SHOWN:

@@ -11,17 +11,17 @@ def prune_files(
 ) -> list[str]:
     """Delete files of models that never served and are not among the newest `keep` of their task.
 
-    Their rows stay, with status "pruned": they can serve no more. Training the same as-of on the
-    same data makes the same file again. Gives the ids.
+    Their rows stay, with status "pruned" (or "retired"). Training the same as-of on the same data
+    makes the same file again. Gives the ids.
     """
     found = []
     for task in tasks:
         served = {c.model_id for c in ws.meta.champions(task.task_id)}
-        trained = [m for m in ws.meta.trained(task.task_id) if m.status != "pruned"]
+        trained = [m for m in ws.meta.trained(task.task_id) if ws.files.path(m.model_id).exists()]
         old = trained[: max(len(trained) - keep, 0)]
         found += [m.model_id for m in old if m.model_id not in served]
     if not dry_run:
-        ws.meta.set_status(found, "pruned")  # a row without a file must not be able to serve
+        ws.meta.mark_pruned(found)  # before: a row without a file says so
         for model_id in found:
             ws.files.path(model_id).unlink(missing_ok=True)
     return found

@@ -6,7 +6,7 @@ import typer
 
 from quant_pipeline.faces.model_commands import models_app
 from quant_pipeline.faces.options import Day, Json, TaskId, chosen, open_workspace
-from quant_pipeline.faces.output import count, emit, print_table
+from quant_pipeline.faces.output import count, emit, print_table, say
 
 __all__ = ["models_app"]
 
@@ -78,7 +78,9 @@ def retire(model_id: ModelId, reason: Reason) -> None:
 
 @models_app.command()
 def rollback(task: OneTask, reason: Reason) -> None:
-    """Let the champion before the present one serve again.
+    """Let the champion before the present one serve again, be it a refit of the same settings.
+
+    The next model that is trained may take over from it, unless it is held.
 
     Example: quant models rollback --task ret_5d --reason "scores look odd"
     """
@@ -119,6 +121,10 @@ def _tell(champion: Any) -> None:
     typer.echo(
         f"Model {champion.model_id[:12]} serves {champion.task_id} from {champion.from_ts} on: "
         f"{champion.why}."
+    )
+    say(
+        f"The next model may take over. To keep this one: `quant models hold --task "
+        f"{champion.task_id} --reason ...`."
     )
 
 

@@ -1,12 +1,12 @@
 """Which model serves: a pure function of what is registered, replayed in as-of order.
 
-Training promotes nothing. A challenger is compared with the champion by what both scored out of
-sample, in the test windows of their folds, on the same sessions.
+Training promotes nothing. Recipes are compared by what their models scored out of sample, in the
+test windows of their folds, on the same sessions.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 
 import numpy as np
 
@@ -24,8 +24,22 @@ class Contender:
     recipe: str
 
 
-# Sessions (datetime64[D]) of a model's test windows and its RankIC on each, by model id.
-Series = Callable[[str], tuple[np.ndarray, np.ndarray]]
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Sessions (datetime64[D]) on which a recipe was tested by an as-of date, RankIC on each.
+
+    `chosen_asof`: outcomes known by then may have led the choice of its settings. Tests under
+    unlike protocols are not compared.
+    """
+
+    sessions: np.ndarray
+    rank_ic: np.ndarray
+    chosen_asof: date
+    protocol: str
+
+
+# The evidence for a recipe by an as-of date.
+Tested = Callable[[str, date], Evidence]
 
 
 @dataclass(frozen=True)
@@ -40,40 +54,49 @@ def replay(
     incumbent: Contender | None,
     contenders: Sequence[Contender],
     before: date,
-    series: Series,
+    tested: Tested,
     lag: int,
     spec: ChampionSettings,
-    held_since: date | None = None,
+    held_since: Callable[[date], date | None] = lambda _: None,
+    known_since: Callable[[str], date] = lambda _: date.min,
 ) -> Decision:
     """The champion of a partition that starts at `before`, from the last one that was decided.
 
-    Ready models with an as-of date after that of the incumbent challenge in as-of order; of
-    several with one as-of, only the one that was registered last (callers list them in that
-    order). The first ready model is champion; a refit of the champion's recipe follows it; any
-    other is judged by `judge`. Nobody challenges after `held_since`. Never a model that is not
-    ready, nor one with an as-of date on or after `before`.
+    Ready models with an as-of date after that of the incumbent challenge in as-of order, of one
+    recipe and as-of the one that was registered last (callers list them in that order). The first
+    ready model is champion. At each as-of the refit of the champion's recipe follows it first; then
+    a model of any other recipe is judged by `judge`: one that is known for longer than the
+    champion's (`known_since`), whose refit is there, too, has to be better. Nobody challenges at
+    an as-of on the day after which the champion is held. Never a model that is not ready, nor one
+    with an as-of date on or after `before`.
     """
     ready = [c for c in contenders if c.status == "ready" and c.asof < before]
     if incumbent is not None and incumbent.status != "ready":
         incumbent = None
     if incumbent is None and not ready:
         return Decision(None, _why_nobody(contenders, before))
-    newest = {c.asof: c for c in ready}
     champion = incumbent
     why = "" if incumbent is None else f"it served before, as of {incumbent.asof}"
-    for asof in sorted(newest):
-        challenger = newest[asof]
+    for asof in sorted({c.asof for c in ready}):
+        newest = {c.recipe: c for c in ready if c.asof == asof}
         if champion is None:
-            champion, why = challenger, f"first ready model, as of {asof}"
+            champion = next(iter(newest.values()))
+            why = f"first ready model, as of {asof}"
         elif asof <= champion.asof:
             continue
-        elif held_since is not None and asof >= held_since:
-            why = f"it is held since {held_since}"
-        elif challenger.recipe == champion.recipe:
-            champion, why = challenger, f"refit of the champion's recipe as of {asof}"
-        else:
+        elif (since := held_since(asof + timedelta(days=1))) is not None:
+            why = f"it is held since {since}"
+            continue
+        elif champion.recipe in newest:
+            champion = newest[champion.recipe]
+            why = f"refit of the champion's recipe as of {asof}"
+        for recipe, challenger in newest.items():
+            if recipe == champion.recipe:
+                continue
+            is_refitted = champion.recipe in newest
+            is_old = is_refitted and known_since(recipe) < known_since(champion.recipe)
             is_better, reason = judge(
-                series(challenger.model_id), series(champion.model_id), lag, spec
+                tested(recipe, asof), tested(champion.recipe, asof), lag, spec, is_old=is_old
             )
             name = f"{challenger.model_id[:12]} as of {asof}"
             why = f"{name} {'took over' if is_better else 'stayed challenger'}: {reason}"
@@ -83,30 +106,59 @@ def replay(
 
 
 def judge(
-    challenger: tuple[np.ndarray, np.ndarray],
-    champion: tuple[np.ndarray, np.ndarray],
+    challenger: Evidence,
+    champion: Evidence,
     lag: int,
     spec: ChampionSettings,
+    *,
+    is_old: bool = False,
 ) -> tuple[bool, str]:
-    """Whether a challenger takes over, and why, from RankIC on sessions that both were tested on.
+    """Whether a recipe takes over from another, and why, from RankIC on common test sessions.
 
-    The mean difference is judged by its Newey-West standard error: "unless_worse" lets it take
-    over unless it is more than `z` of them below 0, "if_better" only if it is more than `z` above.
-    On fewer than `min_sessions` the setting `insufficient` decides.
+    Sessions count that neither recipe's settings were chosen by; all, if fewer than `min_sessions`
+    of them are. The mean difference is judged by its Newey-West standard error: "unless_worse" lets
+    the challenger take over unless it is more than `z` of them below 0; "if_better", and one
+    `is_old`, only if it is more than `z` above, and not by sessions that may have led the choice
+    of settings. On fewer than `min_sessions` the setting `insufficient` decides.
     """
     if spec.rule == "newest":
         return True, "champion.rule takes the newest"
-    found = paired_difference(*challenger, *champion, lag)
+    if challenger.protocol != champion.protocol:
+        return spec.insufficient == "promote", (
+            f"tests by {challenger.protocol} and {champion.protocol} cannot be compared, so "
+            f"champion.insufficient = {spec.insufficient} decides"
+        )
+    found, is_after = _compare(challenger, champion, lag, spec.min_sessions)
     n, mean, se = int(found["n"]), found["mean"], found["se"]
-    if n < spec.min_sessions or not se > 0:
+    if n < spec.min_sessions:
         return spec.insufficient == "promote", (
             f"only {n} of the {spec.min_sessions} common sessions that champion.min_sessions asks "
             f"for, so champion.insufficient = {spec.insufficient} decides"
         )
     reason = f"mean RankIC {mean:+.4f} ± {se:.4f} against the champion's on {n} sessions"
-    if spec.rule == "if_better":
-        return mean > spec.z * se, reason
-    return mean >= -spec.z * se, reason
+    if not is_after:
+        reason += ", which may have led the choice of settings"
+    if is_old or spec.rule == "if_better":
+        return bool(is_after and mean > spec.z * se), reason
+    return bool(mean >= -spec.z * se), reason
+
+
+def _compare(
+    challenger: Evidence, champion: Evidence, lag: int, least: int
+) -> tuple[dict[str, float], bool]:
+    """The difference on common sessions, and whether these lie after both choices of settings."""
+    chosen = np.datetime64(max(challenger.chosen_asof, champion.chosen_asof))
+    late = challenger.sessions > chosen
+    after = paired_difference(
+        challenger.sessions[late], challenger.rank_ic[late], champion.sessions, champion.rank_ic,
+        lag,
+    )  # fmt: skip
+    if after["n"] >= least:
+        return after, True
+    every = paired_difference(
+        challenger.sessions, challenger.rank_ic, champion.sessions, champion.rank_ic, lag
+    )
+    return every, bool(late.all())
 
 
 def _why_nobody(contenders: Iterable[Contender], before: date) -> str:

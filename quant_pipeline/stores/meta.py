@@ -122,13 +122,13 @@ class MetaStore:
         with self.reading() as session:
             return [Trained(*row) for row in session.exec(wanted)]
 
-    def set_status(self, model_ids: Sequence[str], status: str) -> None:
-        """Change the status of some models."""
+    def mark_pruned(self, model_ids: Sequence[str]) -> None:
+        """Note that the files of some models are deleted; a retired one stays retired."""
         with self.writing() as session:
             for model_id in model_ids:
                 model = session.get(Model, model_id)
-                if model is not None:
-                    model.status = status
+                if model is not None and model.status == "ready":
+                    model.status = "pruned"
                     session.add(model)
 
     def trials(self, task_id: str | None = None) -> list[Trial]:
