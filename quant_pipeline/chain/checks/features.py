@@ -1,0 +1,191 @@
+"""Checks of features_daily: infinite and missing values, and drift from the training window."""
+
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from quant_pipeline.chain.checks.result import Checked, some
+from quant_pipeline.chain.panel import days
+from quant_pipeline.chain.workspace import Workspace
+from quant_pipeline.ml.drift import merge_bins, stability_index
+from quant_pipeline.stores.series import Connection, columns_of, query, read_sessions, registered
+
+# One session in so many is looked at for drift, and the newest of each partition: neighbours are
+# nearly alike.
+EVERY = 5
+FINE_BINS = 64
+GRID_ROWS = 4_000
+# Fewer rows than these have no distribution to compare.
+MIN_REFERENCE, MIN_ROWS = 500, 50
+
+
+def check_features(ws: Workspace, keys: Sequence[str]) -> list[Checked]:
+    """Check the features of the universe in consecutive partitions, in two queries."""
+    with ws.series.reading("checks") as con:
+        sessions = days(read_sessions(con)["ts"])
+        stored = set(columns_of(con, "features_daily"))
+        names = [f.name for f in ws.features if f.name in stored]
+        counts = _count(ws, con, keys, names) if names else {}
+        sample = _read_sample(ws, con, keys, names, sessions) if names else None
+    found = []
+    for key in keys:
+        row = counts.get(key)
+        found += [_finite(key, names, row), _filled(ws, key, names, row)]
+        found.append(_drifted(ws, key, names, sample, sessions))
+    return found
+
+
+def _count(
+    ws: Workspace, con: Connection, keys: Sequence[str], names: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Rows of the universe in each partition, and each feature's values that are no numbers."""
+    starts = {ws.grid.window(key)[0]: key for key in keys}
+    after = ws.grid.window(keys[-1])[1]
+    sums = ", ".join(
+        f'count(*) FILTER (isinf("{n}")) AS "{n}|inf", '
+        f'count(*) FILTER ("{n}" IS NULL OR isnan("{n}")) AS "{n}|null"' for n in names
+    )  # fmt: skip
+    windows = pa.table({"start": pa.array(list(starts), pa.date32())})
+    with registered(con, "windows", windows):
+        rows = query(
+            con,
+            f"SELECT start, count(*) AS n, {sums} FROM features_daily "
+            "ASOF JOIN windows ON ts >= start "
+            "WHERE in_universe AND ts >= ? AND ts < ? GROUP BY start",
+            [min(starts), after],
+        ).to_pylist()
+    return {starts[row.pop("start")]: row for row in rows}
+
+
+def _finite(key: str, names: Sequence[str], row: Mapping[str, Any] | None) -> Checked:
+    bad = {n: row[f"{n}|inf"] for n in names if row[f"{n}|inf"]} if row else {}
+    n_bad = sum(bad.values())
+    words = "" if not bad else (
+        f"{n_bad} values of {len(bad)} features are infinite: {some(list(bad))}. Neither training "
+        f"nor scoring takes them: run `quant backfill --select features_daily` for {key}."
+    )  # fmt: skip
+    return Checked("features_are_finite", key, not bad, "ERROR", words, {"infinite_values": n_bad})
+
+
+def _filled(
+    ws: Workspace, key: str, names: Sequence[str], row: Mapping[str, Any] | None
+) -> Checked:
+    name, most = "features_are_filled", ws.settings.checks.max_null_share
+    if not row or not row["n"]:
+        return Checked(name, key, True, words="No row of the universe.", numbers={"rows": 0})
+    share = {n: row[f"{n}|null"] / row["n"] for n in names}
+    bad = sorted((n for n in names if share[n] > most), key=lambda n: -share[n])
+    words = "" if not bad else (
+        f"{len(bad)} features lack more than {most:.0%} of their values: "
+        f"{some([f'{n} ({share[n]:.0%})' for n in bad])}. See bars that are missing, and [jumps]."
+    )  # fmt: skip
+    numbers = {
+        "rows": row["n"], "mean_null_share": float(np.mean(list(share.values()))),
+        "largest_null_share": max(share.values()), "features_with_too_few": len(bad),
+    }  # fmt: skip
+    return Checked(name, key, not bad, "WARN", words, numbers)
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Counts of sampled sessions in fine bins: (session, feature, bin), summed over sessions."""
+
+    sessions: npt.NDArray[np.datetime64]
+    rows: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.float32]
+
+    def between(
+        self, first: np.datetime64, before: np.datetime64
+    ) -> tuple[int, npt.NDArray[np.float64]]:
+        """Rows and counts of the sampled sessions of ``[first, before)``."""
+        a, b = np.searchsorted(self.sessions, [first, before])
+        n = int(self.rows[a:b].sum())
+        return n, self.counts[a:b].sum(axis=0, dtype=np.float64)
+
+
+def _sampled(
+    ws: Workspace, keys: Sequence[str], sessions: npt.NDArray[np.datetime64]
+) -> list[date]:
+    """Sessions to look at: of the partitions, and of the training window before the first."""
+    bounds = np.array([ws.grid.window(key) for key in keys], "datetime64[D]")
+    edges = np.searchsorted(sessions, bounds)
+    start = max(int(edges[0, 0]) - ws.settings.train.window_sessions, 0)
+    chosen = {i for i in range(start, int(edges[-1, 1])) if i % EVERY == 0}
+    chosen |= {int(after) - 1 for first, after in edges if after > first}
+    return [day for day in sessions[sorted(chosen)].tolist()]
+
+
+def _read_sample(
+    ws: Workspace,
+    con: Connection,
+    keys: Sequence[str],
+    names: Sequence[str],
+    sessions: npt.NDArray[np.datetime64],
+) -> _Sample | None:
+    chosen = _sampled(ws, keys, sessions)
+    columns = ", ".join(f'"{name}"' for name in names)
+    with registered(con, "sampled", pa.table({"ts": pa.array(chosen, pa.date32())})):
+        table = query(
+            con,
+            f"SELECT ts, {columns} FROM features_daily SEMI JOIN sampled USING (ts) "
+            "WHERE in_universe AND ts BETWEEN ? AND ?",
+            [chosen[0], chosen[-1]] if chosen else [date.max, date.max],
+        )
+    if not len(table):
+        return None
+    of, place = np.unique(days(table["ts"]), return_inverse=True)
+    counts = np.zeros((len(of), len(names), FINE_BINS), np.float32)
+    step = max(len(table) // GRID_ROWS, 1)
+    for j, name in enumerate(names):
+        values = table[name].to_numpy()
+        known = np.flatnonzero(~np.isnan(values))
+        if len(known):
+            some_values = np.sort(values[known][::step])
+            grid = some_values[np.linspace(0, len(some_values) - 1, FINE_BINS + 1).astype(int)]
+            code = np.searchsorted(np.unique(grid[1:-1]), values[known], side="right")
+            flat = np.bincount(place[known] * FINE_BINS + code, minlength=len(of) * FINE_BINS)
+            counts[:, j] = flat.reshape(len(of), FINE_BINS)
+    return _Sample(of, np.bincount(place, minlength=len(of)), counts)
+
+
+def _drifted(
+    ws: Workspace,
+    key: str,
+    names: Sequence[str],
+    sample: _Sample | None,
+    sessions: npt.NDArray[np.datetime64],
+) -> Checked:
+    """Each feature's stability index in the partition, against the training window before it."""
+    name, s = "features_have_not_drifted", ws.settings.checks
+    start, end = np.array(ws.grid.window(key), "datetime64[D]")
+    at = bisect_left(sessions, start)
+    if sample is None or at == 0:
+        return Checked(name, key, True, words="Nothing before it to compare with.")
+    since = sessions[max(at - ws.settings.train.window_sessions, 0)]
+    n_before, before = sample.between(since, start)
+    n, found = sample.between(start, end)
+    if n_before < MIN_REFERENCE or n < MIN_ROWS:
+        words = f"Too few rows to compare: {n} with {n_before} before."
+        return Checked(name, key, True, words=words, numbers={"rows": n, "rows_before": n_before})
+    index = stability_index(merge_bins(before, before), merge_bins(found, before))
+    order = np.argsort(-np.nan_to_num(index))
+    bad = [names[i] for i in order if index[i] > s.feature_psi]
+    share = len(bad) / len(names)
+    passed = share <= s.max_drifted_share
+    words = "" if passed else (
+        f"{len(bad)} of {len(names)} features have drifted (index over {s.feature_psi}): "
+        f"{some([f'{names[i]} {index[i]:.2f}' for i in order])}. Look for a changed source; else "
+        "the market is not what models have learned from."
+    )  # fmt: skip
+    numbers = {
+        "drifted_share": share, "median_psi": float(np.nanmedian(index)),
+        "largest_psi": float(np.nanmax(index)), "largest_psi_of": names[order[0]],
+        "rows": n, "rows_before": n_before,
+    }  # fmt: skip
+    return Checked(name, key, passed, "WARN", words, numbers)

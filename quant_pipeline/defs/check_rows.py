@@ -1,0 +1,94 @@
+"""Results of checks of a run over a range, filed under their partitions in Dagster's storage.
+
+Dagster 1.13 takes one evaluation an event, at about four commits each. This writes what those
+events would write to the table that the web UI reads, in one transaction.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import dagster as dg
+import sqlalchemy as sa
+from dagster._core.definitions.asset_checks.asset_check_evaluation import (
+    AssetCheckEvaluationTargetMaterializationData as Target,
+)
+from dagster._core.events import DagsterEvent, DagsterEventType
+from dagster._core.events.log import EventLogEntry
+from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable as Executions
+from dagster._core.storage.event_log.schema import SqlEventLogStorageTable as Events
+from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
+from dagster._serdes import serialize_value
+from dagster_shared.record import copy
+
+from quant_pipeline.stores.meta import utc_now
+
+
+def file_by_partition(
+    context: dg.AssetCheckExecutionContext,
+    asset: str,
+    evaluations: Sequence[dg.AssetCheckEvaluation],
+) -> None:
+    """File evaluations of partitions as if each had been an event of this run."""
+    op = context.op_execution_context
+    storage = op.instance.event_log_storage
+    if not isinstance(storage, SqlEventLogStorage):  # another storage takes events only
+        for evaluation in evaluations:
+            op.log_event(evaluation)
+        return
+    latest = storage.get_latest_storage_id_by_partition(
+        dg.AssetKey(asset), DagsterEventType.ASSET_MATERIALIZATION,
+        {e.partition for e in evaluations if e.partition is not None},
+    )  # fmt: skip
+    now = utc_now()
+    with storage.index_connection() as con:
+        targets = _targets(con, list(latest.values()))
+        newest = con.execute(sa.select(sa.func.max(Events.c.id))).scalar() or 0
+        rows = []
+        for one in evaluations:
+            target = targets.get(latest.get(one.partition or "", 0))
+            entry = _entry(op, copy(one, target_materialization_data=target), now.timestamp())
+            rows.append(
+                {
+                    "asset_key": one.asset_key.to_string(),
+                    "check_name": one.check_name,
+                    "partition": one.partition,
+                    "run_id": op.run_id,
+                    "execution_status": "SUCCEEDED" if one.passed else "FAILED",
+                    "evaluation_event": serialize_value(entry),
+                    "evaluation_event_timestamp": now.replace(tzinfo=None),
+                    "evaluation_event_storage_id": newest,
+                    "materialization_event_storage_id": target and target.storage_id,
+                }
+            )
+        mine = sa.and_(
+            Executions.c.run_id == op.run_id,
+            Executions.c.asset_key == dg.AssetKey(asset).to_string(),
+            Executions.c.check_name.in_({e.check_name for e in evaluations}),
+            Executions.c.partition.in_({e.partition for e in evaluations}),
+        )
+        con.execute(sa.delete(Executions).where(mine))  # planned, or of an earlier attempt
+        con.execute(sa.insert(Executions), rows)
+
+
+def _targets(con: Any, ids: Sequence[int]) -> dict[int, Target]:
+    """The materializations of some storage ids."""
+    wanted = sa.select(Events.c.id, Events.c.run_id, Events.c.timestamp).where(Events.c.id.in_(ids))
+    return {
+        row.id: Target(storage_id=row.id, run_id=row.run_id, timestamp=row.timestamp.timestamp())
+        for row in con.execute(wanted)
+    }
+
+
+def _entry(
+    op: dg.OpExecutionContext, evaluation: dg.AssetCheckEvaluation, timestamp: float
+) -> EventLogEntry:
+    event = DagsterEvent(
+        event_type_value=DagsterEventType.ASSET_CHECK_EVALUATION.value,
+        job_name=op.job_name,
+        event_specific_data=evaluation,
+    )
+    return EventLogEntry(
+        error_info=None, level=10, user_message="", run_id=op.run_id, timestamp=timestamp,
+        step_key=op.op_handle.to_string() if hasattr(op, "op_handle") else None,
+        job_name=op.job_name, dagster_event=event,
+    )  # fmt: skip
