@@ -33,7 +33,7 @@ def file_by_partition(
     storage = op.instance.event_log_storage
     if not isinstance(storage, SqlEventLogStorage):  # another storage takes events only
         for evaluation in evaluations:
-            op.log_event(evaluation)
+            op.log_event(evaluation)  # type: ignore[arg-type]
         return
     latest = storage.get_latest_storage_id_by_partition(
         dg.AssetKey(asset), DagsterEventType.ASSET_MATERIALIZATION,
@@ -87,8 +87,8 @@ def _entry(
         job_name=op.job_name,
         event_specific_data=evaluation,
     )
-    return EventLogEntry(
+    return EventLogEntry(  # type: ignore[no-untyped-call]
         error_info=None, level=10, user_message="", run_id=op.run_id, timestamp=timestamp,
-        step_key=op.op_handle.to_string() if hasattr(op, "op_handle") else None,
+        step_key=op.get_step_execution_context().step.key,
         job_name=op.job_name, dagster_event=event,
     )  # fmt: skip

@@ -69,19 +69,18 @@ def result(asset: str, name: str, of_key: Mapping[str, Sequence[Checked]]) -> dg
     if len(of_key) == 1:
         (found,) = of_key.values()
         return dg.AssetCheckResult(asset_key=asset, check_name=name, **_of_one(found))
-    worst = [one for one in everything if not one.passed and one.severity == "ERROR"]
-    first = (worst or [one for one in everything if not one.passed] or [None])[0]
+    failed = [one for one in everything if not one.passed]
+    errors = [one for one in failed if one.severity == "ERROR"]
+    first = next(iter(errors or failed), None)
     metadata: dict[str, Any] = {"partitions": len(of_key), "partitions_not_passed": len(bad)}
     if bad:
-        metadata["not_passed"] = dg.MetadataValue.md(
-            _table([o for o in everything if not o.passed])
-        )
+        metadata["not_passed"] = dg.MetadataValue.md(_table(failed))
     return dg.AssetCheckResult(
         asset_key=asset,
         check_name=name,
         passed=not bad,
-        severity=SEVERITY["ERROR" if worst else "WARN"],
-        description=first and f"{some(bad)}; {first.key}: {first.words}",
+        severity=SEVERITY["ERROR" if errors else "WARN"],
+        description=f"{some(bad)}; {first.key}: {first.words}" if first else None,
         metadata=metadata,
     )
 

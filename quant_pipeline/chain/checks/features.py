@@ -1,6 +1,5 @@
 """Checks of features_daily: infinite and missing values, and drift from the training window."""
 
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -9,12 +8,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from quant_pipeline.chain.blocks import in_blocks
 from quant_pipeline.chain.checks.result import Checked, some
 from quant_pipeline.chain.panel import days
 from quant_pipeline.chain.workspace import Workspace
+from quant_pipeline.market.features import look_back
 from quant_pipeline.ml.drift import merge_bins, stability_index
-from quant_pipeline.stores.series import Connection, columns_of, query, read_sessions, registered
+from quant_pipeline.stores.series import Connection, columns_of, query, read_sessions
 
 # One session in so many is looked at for drift, and the newest of each partition: neighbours are
 # nearly alike.
@@ -26,41 +28,69 @@ MIN_REFERENCE, MIN_ROWS = 500, 50
 
 
 def check_features(ws: Workspace, keys: Sequence[str]) -> list[Checked]:
-    """Check the features of the universe in consecutive partitions, in two queries."""
+    """Check the features of the universe in consecutive partitions, each row read once."""
     with ws.series.reading("checks") as con:
         sessions = days(read_sessions(con)["ts"])
         stored = set(columns_of(con, "features_daily"))
         names = [f.name for f in ws.features if f.name in stored]
-        counts = _count(ws, con, keys, names) if names else {}
-        sample = _read_sample(ws, con, keys, names, sessions) if names else None
+        chosen = _sampled(ws, keys, sessions)
+        tables = [_read_reference(ws, con, keys, names, chosen)]
+        counts: dict[str, dict[str, Any]] = {}
+        for block in in_blocks(ws, keys, len(names)) if names else []:
+            rows = _read(con, names, *_window(ws, block))
+            counts |= _count(ws, block, names, rows)
+            tables.append(rows.filter(pc.is_in(rows["ts"], pa.array(chosen, pa.date32()))))
+    sample = _bin(pa.concat_tables(tables), names) if names else None
     found = []
     for key in keys:
         row = counts.get(key)
-        found += [_finite(key, names, row), _filled(ws, key, names, row)]
+        found += [_finite(key, names, row), _filled(ws, key, names, row, sessions)]
         found.append(_drifted(ws, key, names, sample, sessions))
     return found
 
 
+def _window(ws: Workspace, keys: Sequence[str]) -> tuple[date, date]:
+    return ws.grid.window(keys[0])[0], ws.grid.window(keys[-1])[1]
+
+
+def _read(
+    con: Connection, names: Sequence[str], start: date, end: date, where: str = "TRUE"
+) -> pa.Table:
+    columns = "".join(f', "{name}"' for name in names)
+    sql = f"SELECT ts{columns} FROM features_daily WHERE in_universe AND ts >= ? AND ts < ? AND "
+    return query(con, sql + where, [start, end]).combine_chunks()
+
+
+def _read_reference(
+    ws: Workspace, con: Connection, keys: Sequence[str], names: Sequence[str], chosen: list[date]
+) -> pa.Table:
+    """The sampled sessions before the partitions."""
+    start = ws.grid.window(keys[0])[0]
+    before = [day for day in chosen if day < start]
+    if not names or not before:
+        return pa.table({"ts": pa.array([], pa.date32()),
+                         **{name: pa.array([], pa.float32()) for name in names}})  # fmt: skip
+    listed = ", ".join(f"DATE '{day}'" for day in before)
+    return _read(con, names, before[0], start, f"ts IN ({listed})")
+
+
 def _count(
-    ws: Workspace, con: Connection, keys: Sequence[str], names: Sequence[str]
+    ws: Workspace, keys: Sequence[str], names: Sequence[str], rows: pa.Table
 ) -> dict[str, dict[str, Any]]:
-    """Rows of the universe in each partition, and each feature's values that are no numbers."""
-    starts = {ws.grid.window(key)[0]: key for key in keys}
-    after = ws.grid.window(keys[-1])[1]
-    sums = ", ".join(
-        f'count(*) FILTER (isinf("{n}")) AS "{n}|inf", '
-        f'count(*) FILTER ("{n}" IS NULL OR isnan("{n}")) AS "{n}|null"' for n in names
-    )  # fmt: skip
-    windows = pa.table({"start": pa.array(list(starts), pa.date32())})
-    with registered(con, "windows", windows):
-        rows = query(
-            con,
-            f"SELECT start, count(*) AS n, {sums} FROM features_daily "
-            "ASOF JOIN windows ON ts >= start "
-            "WHERE in_universe AND ts >= ? AND ts < ? GROUP BY start",
-            [min(starts), after],
-        ).to_pylist()
-    return {starts[row.pop("start")]: row for row in rows}
+    """Rows of each partition, and each feature's values that are infinite or missing."""
+    starts = np.array([ws.grid.window(key)[0] for key in keys], "datetime64[D]")
+    place = np.searchsorted(starts, days(rows["ts"]), side="right") - 1
+    n = np.bincount(place, minlength=len(keys))
+    found: dict[str, dict[str, Any]] = {key: {"n": int(n[i])} for i, key in enumerate(keys)}
+    for name in names:
+        values = rows[name].to_numpy()
+        bad = np.flatnonzero(~np.isfinite(values))
+        is_null = np.isnan(values[bad])
+        for what, chosen in (("null", bad[is_null]), ("inf", bad[~is_null])):
+            counted = np.bincount(place[chosen], minlength=len(keys))
+            for i, key in enumerate(keys):
+                found[key][f"{name}|{what}"] = int(counted[i])
+    return found
 
 
 def _finite(key: str, names: Sequence[str], row: Mapping[str, Any] | None) -> Checked:
@@ -74,12 +104,20 @@ def _finite(key: str, names: Sequence[str], row: Mapping[str, Any] | None) -> Ch
 
 
 def _filled(
-    ws: Workspace, key: str, names: Sequence[str], row: Mapping[str, Any] | None
+    ws: Workspace,
+    key: str,
+    names: Sequence[str],
+    row: Mapping[str, Any] | None,
+    sessions: npt.NDArray[np.datetime64],
 ) -> Checked:
     name, most = "features_are_filled", ws.settings.checks.max_null_share
     if not row or not row["n"]:
         return Checked(name, key, True, words="No row of the universe.", numbers={"rows": 0})
     share = {n: row[f"{n}|null"] / row["n"] for n in names}
+    start = np.datetime64(ws.grid.window(key)[0])
+    if int(np.searchsorted(sessions, start)) < look_back(ws.features):
+        words = "History is shorter than the longest window of a feature."
+        return Checked(name, key, True, words=words, numbers={"rows": row["n"]})
     bad = sorted((n for n in names if share[n] > most), key=lambda n: -share[n])
     words = "" if not bad else (
         f"{len(bad)} features lack more than {most:.0%} of their values: "
@@ -121,22 +159,8 @@ def _sampled(
     return [day for day in sessions[sorted(chosen)].tolist()]
 
 
-def _read_sample(
-    ws: Workspace,
-    con: Connection,
-    keys: Sequence[str],
-    names: Sequence[str],
-    sessions: npt.NDArray[np.datetime64],
-) -> _Sample | None:
-    chosen = _sampled(ws, keys, sessions)
-    columns = ", ".join(f'"{name}"' for name in names)
-    with registered(con, "sampled", pa.table({"ts": pa.array(chosen, pa.date32())})):
-        table = query(
-            con,
-            f"SELECT ts, {columns} FROM features_daily SEMI JOIN sampled USING (ts) "
-            "WHERE in_universe AND ts BETWEEN ? AND ?",
-            [chosen[0], chosen[-1]] if chosen else [date.max, date.max],
-        )
+def _bin(table: pa.Table, names: Sequence[str]) -> _Sample | None:
+    """Rows by session, feature and bin of a grid that is about even over all of them."""
     if not len(table):
         return None
     of, place = np.unique(days(table["ts"]), return_inverse=True)
@@ -144,7 +168,7 @@ def _read_sample(
     step = max(len(table) // GRID_ROWS, 1)
     for j, name in enumerate(names):
         values = table[name].to_numpy()
-        known = np.flatnonzero(~np.isnan(values))
+        known = np.flatnonzero(np.isfinite(values))
         if len(known):
             some_values = np.sort(values[known][::step])
             grid = some_values[np.linspace(0, len(some_values) - 1, FINE_BINS + 1).astype(int)]
@@ -164,7 +188,7 @@ def _drifted(
     """Each feature's stability index in the partition, against the training window before it."""
     name, s = "features_have_not_drifted", ws.settings.checks
     start, end = np.array(ws.grid.window(key), "datetime64[D]")
-    at = bisect_left(sessions, start)
+    at = int(np.searchsorted(sessions, start))
     if sample is None or at == 0:
         return Checked(name, key, True, words="Nothing before it to compare with.")
     since = sessions[max(at - ws.settings.train.window_sessions, 0)]
@@ -177,7 +201,8 @@ def _drifted(
     order = np.argsort(-np.nan_to_num(index))
     bad = [names[i] for i in order if index[i] > s.feature_psi]
     share = len(bad) / len(names)
-    passed = share <= s.max_drifted_share
+    largest = float(np.nan_to_num(index).max())
+    passed = share <= s.max_drifted_share and largest <= s.max_feature_psi
     words = "" if passed else (
         f"{len(bad)} of {len(names)} features have drifted (index over {s.feature_psi}): "
         f"{some([f'{names[i]} {index[i]:.2f}' for i in order])}. Look for a changed source; else "
@@ -185,7 +210,7 @@ def _drifted(
     )  # fmt: skip
     numbers = {
         "drifted_share": share, "median_psi": float(np.nanmedian(index)),
-        "largest_psi": float(np.nanmax(index)), "largest_psi_of": names[order[0]],
+        "largest_psi": largest, "largest_psi_of": names[order[0]],
         "rows": n, "rows_before": n_before,
     }  # fmt: skip
     return Checked(name, key, passed, "WARN", words, numbers)
