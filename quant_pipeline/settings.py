@@ -292,7 +292,7 @@ class CheckSettings(Section):
     max_late_sessions: int = Field(default=3, ge=0)
     max_null_share: float = Field(default=0.5, ge=0, le=1)
     feature_psi: float = Field(default=0.25, gt=0)
-    max_drifted_share: float = Field(default=0.6, ge=0, le=1)
+    max_drifted_share: float = Field(default=0.75, ge=0, le=1)
     max_feature_psi: float = Field(default=4.0, gt=0)
     min_base_rate: float = Field(default=0.05, ge=0, le=1)
     max_base_rate: float = Field(default=0.95, ge=0, le=1)

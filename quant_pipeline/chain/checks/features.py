@@ -40,7 +40,7 @@ def check_features(ws: Workspace, keys: Sequence[str]) -> list[Checked]:
             rows = _read(con, names, *_window(ws, block))
             counts |= _count(ws, block, names, rows)
             tables.append(rows.filter(pc.is_in(rows["ts"], pa.array(chosen, pa.date32()))))
-    sample = _bin(pa.concat_tables(tables), names) if names else None
+    sample = _bin(pa.concat_tables(tables), names, sessions) if names else None
     found = []
     for key in keys:
         row = counts.get(key)
@@ -132,19 +132,25 @@ def _filled(
 
 @dataclass(frozen=True)
 class _Sample:
-    """Counts of sampled sessions in fine bins: (session, feature, bin), summed over sessions."""
+    """Counts of sampled sessions in fine bins: (session, feature, bin).
+
+    `is_regular` are those that are in every sample, whatever partitions are looked at.
+    """
 
     sessions: npt.NDArray[np.datetime64]
+    is_regular: npt.NDArray[np.bool_]
     rows: npt.NDArray[np.int64]
     counts: npt.NDArray[np.float32]
 
     def between(
-        self, first: np.datetime64, before: np.datetime64
+        self, first: np.datetime64, before: np.datetime64, *, only_regular: bool
     ) -> tuple[int, npt.NDArray[np.float64]]:
         """Rows and counts of the sampled sessions of ``[first, before)``."""
-        a, b = np.searchsorted(self.sessions, [first, before])
-        n = int(self.rows[a:b].sum())
-        return n, self.counts[a:b].sum(axis=0, dtype=np.float64)
+        chosen = (self.sessions >= first) & (self.sessions < before)
+        if only_regular:
+            chosen &= self.is_regular
+        n = int(self.rows[chosen].sum())
+        return n, self.counts[chosen].sum(axis=0, dtype=np.float64)
 
 
 def _sampled(
@@ -159,7 +165,9 @@ def _sampled(
     return [day for day in sessions[sorted(chosen)].tolist()]
 
 
-def _bin(table: pa.Table, names: Sequence[str]) -> _Sample | None:
+def _bin(
+    table: pa.Table, names: Sequence[str], sessions: npt.NDArray[np.datetime64]
+) -> _Sample | None:
     """Rows by session, feature and bin of a grid that is about even over all of them."""
     if not len(table):
         return None
@@ -175,7 +183,8 @@ def _bin(table: pa.Table, names: Sequence[str]) -> _Sample | None:
             code = np.searchsorted(np.unique(grid[1:-1]), values[known], side="right")
             flat = np.bincount(place[known] * FINE_BINS + code, minlength=len(of) * FINE_BINS)
             counts[:, j] = flat.reshape(len(of), FINE_BINS)
-    return _Sample(of, np.bincount(place, minlength=len(of)), counts)
+    is_regular = np.searchsorted(sessions, of) % EVERY == 0
+    return _Sample(of, is_regular, np.bincount(place, minlength=len(of)), counts)
 
 
 def _drifted(
@@ -192,8 +201,8 @@ def _drifted(
     if sample is None or at == 0:
         return Checked(name, key, True, words="Nothing before it to compare with.")
     since = sessions[max(at - ws.settings.train.window_sessions, 0)]
-    n_before, before = sample.between(since, start)
-    n, found = sample.between(start, end)
+    n_before, before = sample.between(since, start, only_regular=True)
+    n, found = sample.between(start, end, only_regular=False)
     if n_before < MIN_REFERENCE or n < MIN_ROWS:
         words = f"Too few rows to compare: {n} with {n_before} before."
         return Checked(name, key, True, words=words, numbers={"rows": n, "rows_before": n_before})

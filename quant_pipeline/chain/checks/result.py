@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+
 # ERROR: the data must not be used. WARN: a person should look.
 Severity = Literal["ERROR", "WARN"]
 
@@ -75,8 +77,10 @@ class Checked:
     task_id: str = ""
 
     def __post_init__(self) -> None:
-        known = {n: v for n, v in self.numbers.items() if not _is_undefined(v)}
+        plain = {n: v.item() if isinstance(v, np.generic) else v for n, v in self.numbers.items()}
+        known = {n: v for n, v in plain.items() if not _is_undefined(v)}
         object.__setattr__(self, "numbers", known)
+        object.__setattr__(self, "passed", bool(self.passed))
 
 
 def some(found: Sequence[Any], shown: int = 3) -> str:
