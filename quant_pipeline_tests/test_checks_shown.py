@@ -3,6 +3,7 @@
 import asyncio
 
 import dagster as dg
+import pandas as pd
 import pytest
 from dagster._core.asset_graph_view.serializable_entity_subset import SerializableEntitySubset
 from dagster._core.loader import LoadingContextForTest
@@ -13,6 +14,7 @@ from dagster._core.storage.tags import (
 )
 
 from quant_pipeline.chain.checks.result import CHECKS
+from quant_pipeline.defs.checks import check_without_run
 from quant_pipeline.defs.grid import make_partitions
 from quant_pipeline.stores.meta import CheckResult, utc_now
 from quant_pipeline_tests.homes import DATA, SCORES, SmallHome
@@ -115,6 +117,25 @@ def test_a_home_made_before_gets_the_table(workspace):
     again.add_check_results([row])
     (found,) = again.check_results()
     assert (found.numbers, found.passed, found.words) == ({"n": 1}, False, "why")
+
+
+def test_what_changed_outside_of_a_run_is_shown_like_a_run(used, market):
+    """As an ingest may ask for; asked for twice, the second answer counts."""
+    key = dg.AssetCheckKey(dg.AssetKey("prices_daily"), "moves_are_plausible")
+    ws, keys = used.workspace, ["2016-05", "2016-07"]
+    with used.runner(recorded=True) as runner:
+        assert all(c.passed for c in check_without_run(runner.instance, ws, "prices_daily", keys))
+        assert shown(runner, used, key) == {"SUCCEEDED": keys}
+        wild = market[(market["ts"] == pd.Timestamp(2016, 7, 12)) & (market["symbol"] == "S001")]
+        columns = ["open", "high", "low", "close", "adj_close"]
+        used.ingest(wild.assign(**{c: 9 * wild[c] for c in columns}))
+        found = check_without_run(runner.instance, ws, "prices_daily", keys)
+        assert [(c.name, c.key) for c in found if not c.passed] == [(key.name, "2016-07")]
+        assert shown(runner, used, key) == {"SUCCEEDED": ["2016-05"], "FAILED": ["2016-07"]}
+        said = latest(runner, key, "2016-07").evaluation
+        assert said.severity is dg.AssetCheckSeverity.ERROR
+        assert "S001 2016-07-12" in said.description
+        assert check_without_run(runner.instance, ws, "prices_daily", []) == []
 
 
 def test_one_check_of_an_asset_may_be_run_alone(used):

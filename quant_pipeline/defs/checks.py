@@ -14,7 +14,7 @@ import dagster as dg
 
 from quant_pipeline.chain.checks.result import CHECKS, Checked, some
 from quant_pipeline.chain.workspace import Workspace
-from quant_pipeline.defs.check_rows import file_by_partition
+from quant_pipeline.defs.check_rows import file_by_partition, file_without_run
 
 WorkspaceParam = dg.ResourceParam[Workspace]
 Grid = dg.TimeWindowPartitionsDefinition
@@ -48,6 +48,21 @@ def _checks_of(asset: str, texts: Mapping[str, str], grid: Grid) -> dg.AssetChec
             file_by_partition(context, asset, evaluations(asset, found))
 
     return check
+
+
+def check_without_run(
+    instance: dg.DagsterInstance, ws: Workspace, asset: str, keys: Sequence[str]
+) -> list[Checked]:
+    """Check partitions that changed outside of a run (an ingest), and show it like a run's."""
+    from quant_pipeline.chain.checks.run import run_checks
+
+    if not keys:
+        return []
+    ordered = sorted(keys, key=ws.grid.asof)
+    everything = ws.grid.keys(ordered[0], ordered[-1])
+    found = [one for one in run_checks(ws, asset, everything) if one.key in keys]
+    file_without_run(instance, asset, evaluations(asset, by_name(found, list(CHECKS[asset]), keys)))
+    return found
 
 
 def by_name(checked: Sequence[Checked], names: Sequence[str], keys: Sequence[str]) -> Found:
