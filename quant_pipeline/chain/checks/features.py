@@ -23,8 +23,8 @@ from quant_pipeline.stores.series import Connection, columns_of, query, read_ses
 EVERY = 5
 FINE_BINS = 64
 GRID_ROWS = 4_000
-# Fewer rows than these have no distribution to compare.
-MIN_REFERENCE, MIN_ROWS = 500, 50
+# Fewer have no distribution to compare: rows of a session move together.
+MIN_SESSIONS_BEFORE, MIN_REFERENCE, MIN_ROWS = 10, 500, 50
 
 
 def check_features(ws: Workspace, keys: Sequence[str]) -> list[Checked]:
@@ -142,6 +142,11 @@ class _Sample:
     rows: npt.NDArray[np.int64]
     counts: npt.NDArray[np.float32]
 
+    def n_regular(self, first: np.datetime64, before: np.datetime64) -> int:
+        """Sessions of ``[first, before)`` that are in every sample."""
+        inside = (self.sessions >= first) & (self.sessions < before)
+        return int((inside & self.is_regular).sum())
+
     def between(
         self, first: np.datetime64, before: np.datetime64, *, only_regular: bool
     ) -> tuple[int, npt.NDArray[np.float64]]:
@@ -203,8 +208,9 @@ def _drifted(
     since = sessions[max(at - ws.settings.train.window_sessions, 0)]
     n_before, before = sample.between(since, start, only_regular=True)
     n, found = sample.between(start, end, only_regular=False)
-    if n_before < MIN_REFERENCE or n < MIN_ROWS:
-        words = f"Too few rows to compare: {n} with {n_before} before."
+    n_sessions = sample.n_regular(since, start)
+    if n_sessions < MIN_SESSIONS_BEFORE or n_before < MIN_REFERENCE or n < MIN_ROWS:
+        words = f"Too few rows to compare: {n} with {n_before} of {n_sessions} sessions before."
         return Checked(name, key, True, words=words, numbers={"rows": n, "rows_before": n_before})
     index = stability_index(merge_bins(before, before), merge_bins(found, before))
     order = np.argsort(-np.nan_to_num(index))
