@@ -87,15 +87,19 @@ def _file(
                     "materialization_event_storage_id": target and target.storage_id,
                 }
             )
-        mine = sa.and_(
-            Executions.c.run_id == run_id,
-            Executions.c.asset_key == dg.AssetKey(asset).to_string(),
-            Executions.c.check_name.in_({e.check_name for e in evaluations}),
-            Executions.c.partition.in_({e.partition for e in evaluations}),
-        )
-        con.execute(sa.delete(Executions).where(mine))  # planned, or of an earlier attempt
+        con.execute(sa.delete(Executions).where(_same(asset, evaluations, run_id)))
         con.execute(sa.insert(Executions), rows)
     return True
+
+
+def _same(asset: str, evaluations: Sequence[dg.AssetCheckEvaluation], run_id: str) -> Any:
+    """Rows that the evaluations replace: planned ones of the run, or of an earlier attempt."""
+    return sa.and_(
+        Executions.c.run_id == run_id,
+        Executions.c.asset_key == dg.AssetKey(asset).to_string(),
+        Executions.c.check_name.in_({e.check_name for e in evaluations}),
+        Executions.c.partition.in_({e.partition for e in evaluations}),
+    )
 
 
 def _targets(con: Any, ids: Sequence[int]) -> dict[int, Target]:
