@@ -280,6 +280,29 @@ class ChampionSettings(Section):
     insufficient: Literal["promote", "keep"] = "promote"
 
 
+class CheckSettings(Section):
+    """From where on a check of stored data warns or fails; none of it changes a result."""
+
+    max_gap_days: int = Field(default=7, ge=1)
+    max_missing_sessions: int = Field(default=0, ge=0)
+    max_stale_share: float = Field(default=0.02, ge=0, le=1)
+    max_jumps: int = Field(default=0, ge=0)
+    max_move: float = Field(default=1.4, gt=0)
+    min_coverage: float = Field(default=0.8, ge=0, le=1)
+    max_late_sessions: int = Field(default=3, ge=0)
+    max_null_share: float = Field(default=0.5, ge=0, le=1)
+    feature_psi: float = Field(default=0.25, gt=0)
+    max_drifted_share: float = Field(default=0.75, ge=0, le=1)
+    max_feature_psi: float = Field(default=4.0, gt=0)
+    min_base_rate: float = Field(default=0.05, ge=0, le=1)
+    max_base_rate: float = Field(default=0.95, ge=0, le=1)
+    min_scored_share: float = Field(default=0.95, ge=0, le=1)
+    min_distinct_share: float = Field(default=0.05, ge=0, le=1)
+    score_psi: float = Field(default=2.0, gt=0)
+    rank_ic_z: float = Field(default=3.0, gt=0)
+    min_history: int = Field(default=6, ge=2)
+
+
 class StoreSettings(Section):
     """How long a command waits for another one that writes, and what the database may keep."""
 
@@ -316,6 +339,7 @@ class Settings(BaseSettings):
     train: TrainSettings = TrainSettings()
     metrics: MetricSettings = MetricSettings()
     champion: ChampionSettings = ChampionSettings()
+    checks: CheckSettings = CheckSettings()
     store: StoreSettings = StoreSettings()
 
     @field_validator("tasks")

@@ -25,10 +25,27 @@ SNAPSHOT = {
     "prediction_outcomes": ("predictions", "series", None, {"labels": 0, "predictions": 0}),
 }
 CHECKS = {
+    ("prices_daily", "no_session_is_missing"),
+    ("prices_daily", "bars_are_not_stale"),
+    ("prices_daily", "moves_are_plausible"),
+    ("prices_daily", "sessions_are_covered"),
+    ("prices_daily", "prices_are_recent"),
+    ("features_daily", "features_are_finite"),
+    ("features_daily", "features_are_filled"),
+    ("features_daily", "features_have_not_drifted"),
+    ("labels", "labels_follow_their_sessions"),
+    ("labels", "base_rate_is_usual"),
+    ("training_frame", "increments_are_complete"),
     ("training_frame", "examples_are_as_recorded"),
     ("walkforward_folds", "windows_do_not_overlap"),
     ("lgbm_model", "model_is_usable"),
     ("predictions", "scores_come_from_earlier_models"),
+    ("predictions", "universe_is_scored"),
+    ("predictions", "scores_are_spread"),
+    ("predictions", "scores_are_unique"),
+    ("predictions", "scores_have_not_drifted"),
+    ("predictions", "scores_are_reproduced"),
+    ("prediction_outcomes", "rank_ic_is_usual"),
 }
 
 

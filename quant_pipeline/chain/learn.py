@@ -224,7 +224,7 @@ def _content(
 
 def experiment(ws: Workspace, task: Task) -> dict[str, Any]:
     """Every setting that decides a model of a task."""
-    named = ws.settings.model_dump(mode="json", exclude={"tasks", "store", "ingest"})
+    named = ws.settings.model_dump(mode="json", exclude={"tasks", "store", "ingest", "checks"})
     return {
         **named,
         "task": task.model_dump(mode="json"),

@@ -16,6 +16,7 @@ from quant_pipeline.stores.locks import held
 from quant_pipeline.stores.records import (
     Batch,
     Champion,
+    CheckResult,
     HomeFact,
     Model,
     Order,
@@ -29,6 +30,7 @@ from quant_pipeline.stores.records import (
 __all__ = [
     "Batch",
     "Champion",
+    "CheckResult",
     "MetaStore",
     "Model",
     "Order",
@@ -264,6 +266,21 @@ class MetaStore:
                 digest = b.digest if b.status == "committed" else ""
                 found.setdefault(slice_, []).append((b.id or 0, digest))
         return found
+
+    def add_check_results(self, results: Sequence[CheckResult]) -> None:
+        """Append what checks said."""
+        with self.writing() as session:
+            session.add_all(results)
+
+    def check_results(self, asset: str | None = None, key: str | None = None) -> list[CheckResult]:
+        """What checks said, oldest first, of one asset or partition if it is given."""
+        wanted = select(CheckResult).order_by(col(CheckResult.id))
+        if asset is not None:
+            wanted = wanted.where(CheckResult.asset == asset)
+        if key is not None:
+            wanted = wanted.where(CheckResult.partition_key == key)
+        with self.reading() as session:
+            return list(session.exec(wanted))
 
     def require_fact(self, name: str, value: str, *, keep: bool = True) -> None:
         """Remember a fact of this home at first use, if `keep`; refuse another value later."""

@@ -146,6 +146,23 @@ class Trained(NamedTuple):
     first_ts: date
 
 
+class CheckResult(SQLModel, table=True):
+    """What one check said of one partition (and task); only ever added to."""
+
+    __tablename__: ClassVar[Any] = "check_results"
+    id: int | None = Field(default=None, primary_key=True)
+    asset: str = Field(index=True)
+    name: str
+    partition_key: str = Field(index=True)
+    task_id: str
+    passed: bool
+    severity: str
+    numbers: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
+    words: str
+    run_id: str
+    checked_at: datetime
+
+
 class HomeFact(SQLModel, table=True):
     """A setting that a used home may not change."""
 

@@ -1,0 +1,47 @@
+"""All checks of an asset over a range of partitions, and their results in the registry."""
+
+from collections.abc import Callable, Sequence
+
+from quant_pipeline.chain.checks.features import check_features
+from quant_pipeline.chain.checks.learning import (
+    check_folds,
+    check_frame,
+    check_labels,
+    check_models,
+)
+from quant_pipeline.chain.checks.prices import check_prices
+from quant_pipeline.chain.checks.result import Checked
+from quant_pipeline.chain.checks.scores import check_outcomes, check_predictions
+from quant_pipeline.chain.workspace import Workspace
+from quant_pipeline.stores.meta import CheckResult, utc_now
+
+CHECKING: dict[str, Callable[[Workspace, Sequence[str]], list[Checked]]] = {
+    "prices_daily": check_prices,
+    "features_daily": check_features,
+    "labels": check_labels,
+    "training_frame": check_frame,
+    "walkforward_folds": check_folds,
+    "lgbm_model": check_models,
+    "predictions": check_predictions,
+    "prediction_outcomes": check_outcomes,
+}
+
+
+def run_checks(ws: Workspace, asset: str, keys: Sequence[str], run_id: str = "") -> list[Checked]:
+    """Check consecutive partitions of an asset, all at once, and add the results to the registry.
+
+    A check only looks: whether a step may go on is for the gates inside of it.
+    """
+    found = CHECKING[asset](ws, list(keys))
+    now = utc_now()
+    ws.meta.add_check_results(
+        [
+            CheckResult(
+                asset=asset, name=c.name, partition_key=c.key, task_id=c.task_id, passed=c.passed,
+                severity=c.severity, numbers=dict(c.numbers), words=c.words, run_id=run_id,
+                checked_at=now,
+            )
+            for c in found
+        ]
+    )  # fmt: skip
+    return found
