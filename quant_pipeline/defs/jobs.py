@@ -1,6 +1,6 @@
 """Runs that `quant` starts: the same assets, on the home's Dagster instance, in this process."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, timedelta
@@ -10,6 +10,8 @@ import dagster as dg
 from dagster._core.storage.tags import (
     ASSET_PARTITION_RANGE_END_TAG,
     ASSET_PARTITION_RANGE_START_TAG,
+    PARENT_RUN_ID_TAG,
+    ROOT_RUN_ID_TAG,
 )
 
 from quant_pipeline.chain.plan import (
@@ -27,6 +29,7 @@ from quant_pipeline.defs.reporting import Progress
 from quant_pipeline.errors import DegenerateData, NoData, NotEnoughHistory
 from quant_pipeline.settings import Task
 
+Tell = Callable[[str], None]
 CONFIGURABLE = ("walkforward_folds", "lgbm_model", "predictions", "prediction_outcomes")
 
 
@@ -42,6 +45,7 @@ class Runner:
     instance: dg.DagsterInstance
     job: Any
     progress: Progress = quiet
+    tags: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     @contextmanager
@@ -53,6 +57,15 @@ class Runner:
             definitions = make_definitions(workspace)
             job = definitions.resolve_implicit_global_asset_job_def()
             yield cls(workspace, instance, job, progress)
+
+    @classmethod
+    def nested(
+        cls, workspace: Workspace, instance: dg.DagsterInstance, run_id: str, tell: Tell
+    ) -> "Runner":
+        """A runner within a step of another run, which its own runs name as their parent."""
+        job = make_definitions(workspace).resolve_implicit_global_asset_job_def()
+        tags = {PARENT_RUN_ID_TAG: run_id, ROOT_RUN_ID_TAG: run_id}
+        return cls(workspace, instance, job, lambda what, *_: tell(what), tags)
 
     def materialize(
         self, assets: Sequence[str], first: str, last: str, task_ids: Sequence[str] = ()
@@ -68,7 +81,7 @@ class Runner:
             },
             instance=self.instance,
             asset_selection=[dg.AssetKey(a) for a in assets],
-            tags={"quant/started_by": "quant", **({} if one else tags)},
+            tags={"quant/started_by": "quant", **self.tags, **({} if one else tags)},
             **one,
         )
 
