@@ -13,6 +13,8 @@ from quant_pipeline.chain.inbox import take_inbox, waiting_files
 from quant_pipeline.defs.location import make_definitions
 from quant_pipeline.market.arrival import expected_session, judge_arrival
 from quant_pipeline.settings import ScheduleSettings
+from quant_pipeline.stores.meta import Champion
+from quant_pipeline_tests.test_cli import call, succeed
 
 SPEC = ScheduleSettings()
 NEW_YORK = ZoneInfo("America/New_York")
@@ -228,3 +230,34 @@ def test_new_files_start_the_daily_job_once(used):
     assert asked[0] == []
     assert asked[1] == asked[2] != asked[3]
     assert len(asked[3]) == 1
+
+
+# --- By hand
+
+
+def test_the_jobs_run_by_hand_and_tell_what_they_found(home, market):
+    made = home()
+    made.ingest(market[market["ts"] < "2016-07-28"])
+    found = succeed(made.root, "run", "daily", "--json").json
+    assert (found["state"], found["newest_session"]) == ("scored", "2016-07-27")
+    again = succeed(made.root, "run", "daily")
+    assert again.err.splitlines()[-1].startswith("nothing_new: the newest stored session is 2016")
+    (row, *_) = succeed(made.root, "run", "retrain", "--json").json
+    assert row["asof"] == "2016-06-30"
+    deliver(made, b"<html></html>", "a.csv")
+    failed = call(made.root, "run", "daily")
+    assert failed.code == 1
+    assert "Moved to data/inbox/failed:" in failed.err
+
+
+def test_as_ofs_trained_side_by_side_are_those_of_a_serial_backfill(home, finished, market):
+    made = home()
+    made.ingest(market)
+    words = ("backfill", "--from", "2016-05-01", "--to", "2016-08-05", "--jobs", "2")
+    succeed(made.root, *words)
+    assert made.model_ids() == finished.model_ids()
+    assert made.scores() == finished.scores()
+    chosen = [(c["task_id"], c["partition_key"], c["model_id"]) for c in made.registry(Champion)]
+    assert chosen == [
+        (c["task_id"], c["partition_key"], c["model_id"]) for c in finished.registry(Champion)
+    ]

@@ -26,7 +26,7 @@ from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.defs.instance import bury_dead_runs, open_instance
 from quant_pipeline.defs.location import make_definitions
 from quant_pipeline.defs.reporting import Progress
-from quant_pipeline.errors import DegenerateData, NoData, NotEnoughHistory
+from quant_pipeline.errors import DegenerateData, NoData, NotEnoughHistory, QuantError
 from quant_pipeline.settings import Task
 
 Tell = Callable[[str], None]
@@ -86,6 +86,23 @@ class Runner:
         )
 
 
+def run_job(workspace: Workspace, name: str, progress: Progress) -> Exception | None:
+    """One run of a job as its schedule starts it, here; gives what it failed with."""
+    with open_instance(workspace.home) as instance:
+        bury_dead_runs(instance, workspace.home)
+        progress(name, 0, 1)
+        job = make_definitions(workspace).resolve_job_def(name)
+        quiet_console = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+        try:
+            job.execute_in_process(
+                run_config=quiet_console, instance=instance, tags={"quant/started_by": "quant"}
+            )
+        except QuantError as error:
+            return error
+    progress(name, 1, 1)
+    return None
+
+
 @dataclass
 class Backfilled:
     """What a backfill did, or would do."""
@@ -113,8 +130,16 @@ def fill_data(runner: Runner, stored: Stored) -> dict[str, list[str]]:
     return stale
 
 
-def train(runner: Runner, wanted: Mapping[str, Sequence[Task]]) -> dict[str, str]:
-    """Train tasks' models of partitions, one run each; gives why some could not be trained."""
+def train(runner: Runner, wanted: Mapping[str, Sequence[Task]], n_jobs: int = 1) -> dict[str, str]:
+    """Train tasks' models of partitions, one run each; gives why some could not be trained.
+
+    With `n_jobs` as many at a time, each in a process of its own, with the same models: a model is
+    made from data alone.
+    """
+    if n_jobs > 1 and len(wanted) > 1:
+        from quant_pipeline.defs.side_by_side import train_side_by_side
+
+        return train_side_by_side(runner, wanted, n_jobs)
     refused = {}
     for i, (key, tasks) in enumerate(wanted.items()):
         runner.progress(f"model as of {runner.workspace.grid.asof(key)}", i, len(wanted))
@@ -192,6 +217,7 @@ def backfill(
     select: Sequence[str] = (),
     *,
     dry_run: bool = False,
+    n_jobs: int = 1,
 ) -> Backfilled:
     """Fill history, train the missing models, score: what is done and unchanged is skipped."""
     ws = runner.workspace
@@ -204,7 +230,7 @@ def backfill(
     done = Backfilled(data=fill_data(runner, stored))
     wanted, done.impossible = missing_models(ws, stored, _model_keys(ws, keys, stored), tasks)
     done.models = list(wanted)
-    done.refused = train(runner, wanted)
+    done.refused = train(runner, wanted, n_jobs)
     done.scores = missing_scores(ws, keys, tasks)
     score(runner, done.scores, tasks)
     for earliest, latest in stretches(ws, unjudged_after(ws, keys[-1], tasks)):

@@ -92,6 +92,7 @@ def run_backfill(
     tasks: Sequence[Task],
     assets: Sequence[str],
     dry_run: bool,
+    n_jobs: int,
     tell: Progress,
 ) -> Backfilled:
     """Fill a range, or only tell what is to do."""
@@ -102,7 +103,7 @@ def run_backfill(
         return plan_backfill(ws, first, last, tasks, read_stored(ws))
     ordered = [a for a in ASSETS if a in assets]
     with Runner.open(ws, tell) as runner:
-        return backfill(runner, first, last, tasks, ordered, dry_run=dry_run)
+        return backfill(runner, first, last, tasks, ordered, dry_run=dry_run, n_jobs=n_jobs)
 
 
 def show_backfill(done: Backfilled, dry_run: bool) -> None:
