@@ -14,6 +14,7 @@ from dagster._core.storage.tags import (
     ROOT_RUN_ID_TAG,
 )
 
+from quant_pipeline.chain.estimate import estimate_backfill
 from quant_pipeline.chain.plan import (
     missing_models,
     missing_scores,
@@ -112,6 +113,7 @@ class Backfilled:
     scores: list[str] = field(default_factory=list)
     impossible: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    estimate: dict[str, Any] = field(default_factory=dict)
 
 
 def fill_data(runner: Runner, stored: Stored) -> dict[str, list[str]]:
@@ -206,7 +208,12 @@ def plan_backfill(
     data = {a: list(why) for a, why in stale_data(ws, stored).items() if why}
     model_keys = _model_keys(ws, keys, stored)
     models, impossible = missing_models(ws, stored, model_keys, tasks)
-    return Backfilled(data, list(models), missing_scores(ws, keys, tasks), impossible)
+    scores = sorted({*missing_scores(ws, keys, tasks), *_served_by(ws, keys, list(models))})
+    found = Backfilled(data, list(models), scores, impossible)
+    computed = {key for stale in data.values() for key in stale}
+    n_stretches = len(stretches(ws, list(computed))) + len(stretches(ws, scores))
+    found.estimate = estimate_backfill(ws, data, found.models, scores, tasks, n_stretches)
+    return found
 
 
 def backfill(
@@ -261,6 +268,11 @@ def _keys_between(ws: Workspace, first: date, last: date, stored: Stored) -> lis
             f"{stored.first_session} to {stored.last_session}."
         )
     return ws.grid.keys(ws.grid.key(start), ws.grid.key(end))
+
+
+def _served_by(ws: Workspace, keys: Sequence[str], models: Sequence[str]) -> list[str]:
+    """Partitions that models still to be trained will serve."""
+    return [key for key in keys if ws.grid.shift(key, -1) in models]
 
 
 def _model_keys(ws: Workspace, keys: Sequence[str], stored: Stored) -> list[str]:

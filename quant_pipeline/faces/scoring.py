@@ -21,6 +21,7 @@ from quant_pipeline.defs.jobs import (
 )
 from quant_pipeline.defs.reporting import Progress
 from quant_pipeline.errors import SettingsError, unknown_name
+from quant_pipeline.faces.output import count
 from quant_pipeline.settings import Task
 
 ASSETS = ("prices_daily", "features_daily", "labels", "training_frame", "walkforward_folds",
@@ -124,6 +125,12 @@ def show_backfill(done: Backfilled, dry_run: bool) -> None:
             typer.echo(
                 f"{title} for {len(reasons)} as-ofs, {_span(list(reasons))}: {reasons[newest]}"
             )
+    if done.estimate and (done.data or done.models or done.scores):
+        plan = done.estimate
+        typer.echo(
+            f"About {count(plan['runs'], 'run')} over {count(plan['partitions'], 'partition')}, "
+            f"{plan['minutes']:g} minutes, {plan['mib']:,.0f} MiB of disk."
+        )
     if not (done.data or done.models or done.scores):
         typer.echo("Nothing to do: everything is stored and unchanged.")
     elif not dry_run:
