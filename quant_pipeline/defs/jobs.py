@@ -7,6 +7,7 @@ from datetime import date, timedelta
 from typing import Any
 
 import dagster as dg
+from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster._core.storage.tags import (
     ASSET_PARTITION_RANGE_END_TAG,
     ASSET_PARTITION_RANGE_START_TAG,
@@ -30,12 +31,22 @@ from quant_pipeline.defs.reporting import Progress
 from quant_pipeline.errors import DegenerateData, NoData, NotEnoughHistory, QuantError
 from quant_pipeline.settings import Task
 
+QUIET: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 Tell = Callable[[str], None]
 CONFIGURABLE = ("walkforward_folds", "lgbm_model", "predictions", "prediction_outcomes")
 
 
 def quiet(_what: str, _done: int, _total: int) -> None:
     """Tell nobody."""
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C within a run is Ctrl-C, and not an error of Dagster's."""
+    try:
+        yield
+    except DagsterExecutionInterruptedError:
+        raise KeyboardInterrupt from None
 
 
 @dataclass
@@ -75,16 +86,14 @@ class Runner:
         ops = {a: {"config": {"task_ids": list(task_ids)}} for a in assets if a in CONFIGURABLE}
         one = {"partition_key": first} if first == last else {}
         tags = {ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last}
-        self.job.execute_in_process(
-            run_config={
-                "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
-                **({"ops": ops} if ops else {}),
-            },
-            instance=self.instance,
-            asset_selection=[dg.AssetKey(a) for a in assets],
-            tags={"quant/started_by": "quant", **self.tags, **({} if one else tags)},
-            **one,
-        )
+        with _interruptible():
+            self.job.execute_in_process(
+                run_config=QUIET | ({"ops": ops} if ops else {}),
+                instance=self.instance,
+                asset_selection=[dg.AssetKey(a) for a in assets],
+                tags={"quant/started_by": "quant", **self.tags, **({} if one else tags)},
+                **one,
+            )
 
 
 def run_job(workspace: Workspace, name: str, progress: Progress) -> Exception | None:
@@ -93,11 +102,11 @@ def run_job(workspace: Workspace, name: str, progress: Progress) -> Exception | 
         bury_dead_runs(instance, workspace.home)
         progress(name, 0, 1)
         job = make_definitions(workspace).resolve_job_def(name)
-        quiet_console = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
         try:
-            job.execute_in_process(
-                run_config=quiet_console, instance=instance, tags={"quant/started_by": "quant"}
-            )
+            with _interruptible():
+                job.execute_in_process(
+                    run_config=QUIET, instance=instance, tags={"quant/started_by": "quant"}
+                )
         except QuantError as error:
             return error
     progress(name, 1, 1)

@@ -37,14 +37,19 @@ prices_app = typer.Typer(
 app.add_typer(prices_app, name="prices")
 
 
+CTRL_C = 130  # how typer ends then
+
+
 def main() -> None:
     """Run a command; an error that the user can mend is one message and exit code 1."""
     try:
         app()
     except QuantError as error:
         sys.exit(f"Error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("Stopped. What was finished is kept; the same command goes on from there.")
+    except SystemExit as end:
+        if end.code == CTRL_C:
+            say("Stopped. What was finished is kept; the same command goes on from there.")
+        raise
     except Exception as error:  # Dagster wraps some errors of ours
         mine = _own_cause(error)
         if mine is None:
