@@ -38,6 +38,10 @@ class GateError(QuantError):
     """A gate between two assets is closed: something earlier is missing, stale or open."""
 
 
+class DataLate(QuantError):
+    """Prices of a session are still missing when they should long be there."""
+
+
 class StoreError(QuantError):
     """A store refused a write or could not be read."""
 

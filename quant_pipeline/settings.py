@@ -56,6 +56,10 @@ class Home:
         return self.data / "quant.duckdb"
 
     @property
+    def inbox(self) -> Path:
+        return self.data / "inbox"
+
+    @property
     def published(self) -> Path:
         return self.data / "published"
 
@@ -271,6 +275,33 @@ class MetricSettings(Section):
     cost_bps: float = Field(default=10.0, ge=0)
 
 
+CLOCK = r"^([01]\d|2[0-3]):[0-5]\d$"
+
+
+class ScheduleSettings(Section):
+    """When jobs run by themselves, by the clock of the exchange (grid.timezone)."""
+
+    daily: bool = False
+    daily_at: str = Field(default="18:00", pattern=CLOCK)
+    days: Literal["weekdays", "every_day"] = "weekdays"
+    retry_minutes: int = Field(default=30, ge=5, le=720)
+    late_after: str = Field(default="22:00", pattern=CLOCK)
+    retrain: bool = False
+    retrain_at: str = Field(default="06:00", pattern=CLOCK)
+    retrain_on: Literal[
+        "monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday", "every_day"
+    ] = "saturday"
+
+    @model_validator(mode="after")
+    def _is_late_after_the_job(self) -> "ScheduleSettings":
+        if self.late_after <= self.daily_at:
+            raise ValueError(
+                f"late_after ({self.late_after}) must be later on the same day than daily_at "
+                f"({self.daily_at})"
+            )
+        return self
+
+
 class ChampionSettings(Section):
     """When a newly trained model takes over from the one that serves."""
 
@@ -338,6 +369,7 @@ class Settings(BaseSettings):
     folds: FoldSettings = FoldSettings()
     train: TrainSettings = TrainSettings()
     metrics: MetricSettings = MetricSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
     champion: ChampionSettings = ChampionSettings()
     checks: CheckSettings = CheckSettings()
     store: StoreSettings = StoreSettings()

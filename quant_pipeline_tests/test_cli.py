@@ -296,6 +296,10 @@ def test_backfill_tells_beforehand_and_then_goes_on_where_it_was(copy: Path) -> 
     assert isinstance(plan, dict)
     assert plan["models"] == ["2016-09"]
     assert plan["scores"] == ["2016-09"]
+    assert (plan["estimate"]["runs"], plan["estimate"]["partitions"]) == (2, 1)
+    assert plan["estimate"]["minutes"] >= 0
+    assert plan["estimate"]["mib"] > 0
+    assert "About 2 runs over 1 partition, " in succeed(copy, *words, "--dry-run").out
     assert succeed(copy, *words, "--dry-run", "--json").json == plan
     assert "models of 1 as-of" in succeed(copy, *words).out
     assert "Nothing to do" in succeed(copy, *words).out

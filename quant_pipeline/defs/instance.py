@@ -2,9 +2,12 @@
 
 import fcntl
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quant_pipeline.settings import Home
@@ -42,6 +45,22 @@ def open_instance(home: Home) -> "DagsterInstance":
 
     with held(home.data / "dagster.lock", "opening Dagster", 60):
         return DagsterInstance.get()
+
+
+def process_tags() -> dict[str, str]:
+    """Tags that tell which process a run is: host, boot, process id and when it started."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    started = Path(f"/proc/{os.getpid()}")
+    return {
+        "quant/host": socket.gethostname(),
+        "quant/boot_id": boot.read_text().strip() if boot.exists() else "",
+        "quant/pid": str(os.getpid()),
+        "quant/process_started": (
+            datetime.fromtimestamp(started.stat().st_ctime, UTC).isoformat(timespec="seconds")
+            if started.exists()
+            else ""
+        ),
+    }
 
 
 @contextmanager

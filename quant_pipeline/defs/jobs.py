@@ -1,17 +1,21 @@
 """Runs that `quant` starts: the same assets, on the home's Dagster instance, in this process."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import Any
 
 import dagster as dg
+from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster._core.storage.tags import (
     ASSET_PARTITION_RANGE_END_TAG,
     ASSET_PARTITION_RANGE_START_TAG,
+    PARENT_RUN_ID_TAG,
+    ROOT_RUN_ID_TAG,
 )
 
+from quant_pipeline.chain.estimate import estimate_backfill
 from quant_pipeline.chain.plan import (
     missing_models,
     missing_scores,
@@ -24,14 +28,25 @@ from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.defs.instance import bury_dead_runs, open_instance
 from quant_pipeline.defs.location import make_definitions
 from quant_pipeline.defs.reporting import Progress
-from quant_pipeline.errors import DegenerateData, NoData, NotEnoughHistory
+from quant_pipeline.errors import DegenerateData, NoData, NotEnoughHistory, QuantError
 from quant_pipeline.settings import Task
 
+QUIET: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+Tell = Callable[[str], None]
 CONFIGURABLE = ("walkforward_folds", "lgbm_model", "predictions", "prediction_outcomes")
 
 
 def quiet(_what: str, _done: int, _total: int) -> None:
     """Tell nobody."""
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C within a run is Ctrl-C, and not an error of Dagster's."""
+    try:
+        yield
+    except DagsterExecutionInterruptedError:
+        raise KeyboardInterrupt from None
 
 
 @dataclass
@@ -42,6 +57,7 @@ class Runner:
     instance: dg.DagsterInstance
     job: Any
     progress: Progress = quiet
+    tags: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     @contextmanager
@@ -54,6 +70,15 @@ class Runner:
             job = definitions.resolve_implicit_global_asset_job_def()
             yield cls(workspace, instance, job, progress)
 
+    @classmethod
+    def nested(
+        cls, workspace: Workspace, instance: dg.DagsterInstance, run_id: str, tell: Tell
+    ) -> "Runner":
+        """A runner within a step of another run, which its own runs name as their parent."""
+        job = make_definitions(workspace).resolve_implicit_global_asset_job_def()
+        tags = {PARENT_RUN_ID_TAG: run_id, ROOT_RUN_ID_TAG: run_id}
+        return cls(workspace, instance, job, lambda what, *_: tell(what), tags)
+
     def materialize(
         self, assets: Sequence[str], first: str, last: str, task_ids: Sequence[str] = ()
     ) -> None:
@@ -61,16 +86,31 @@ class Runner:
         ops = {a: {"config": {"task_ids": list(task_ids)}} for a in assets if a in CONFIGURABLE}
         one = {"partition_key": first} if first == last else {}
         tags = {ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last}
-        self.job.execute_in_process(
-            run_config={
-                "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
-                **({"ops": ops} if ops else {}),
-            },
-            instance=self.instance,
-            asset_selection=[dg.AssetKey(a) for a in assets],
-            tags={"quant/started_by": "quant", **({} if one else tags)},
-            **one,
-        )
+        with _interruptible():
+            self.job.execute_in_process(
+                run_config=QUIET | ({"ops": ops} if ops else {}),
+                instance=self.instance,
+                asset_selection=[dg.AssetKey(a) for a in assets],
+                tags={"quant/started_by": "quant", **self.tags, **({} if one else tags)},
+                **one,
+            )
+
+
+def run_job(workspace: Workspace, name: str, progress: Progress) -> Exception | None:
+    """One run of a job as its schedule starts it, here; gives what it failed with."""
+    with open_instance(workspace.home) as instance:
+        bury_dead_runs(instance, workspace.home)
+        progress(name, 0, 1)
+        job = make_definitions(workspace).resolve_job_def(name)
+        try:
+            with _interruptible():
+                job.execute_in_process(
+                    run_config=QUIET, instance=instance, tags={"quant/started_by": "quant"}
+                )
+        except QuantError as error:
+            return error
+    progress(name, 1, 1)
+    return None
 
 
 @dataclass
@@ -82,6 +122,7 @@ class Backfilled:
     scores: list[str] = field(default_factory=list)
     impossible: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    estimate: dict[str, Any] = field(default_factory=dict)
 
 
 def fill_data(runner: Runner, stored: Stored) -> dict[str, list[str]]:
@@ -100,8 +141,16 @@ def fill_data(runner: Runner, stored: Stored) -> dict[str, list[str]]:
     return stale
 
 
-def train(runner: Runner, wanted: Mapping[str, Sequence[Task]]) -> dict[str, str]:
-    """Train tasks' models of partitions, one run each; gives why some could not be trained."""
+def train(runner: Runner, wanted: Mapping[str, Sequence[Task]], n_jobs: int = 1) -> dict[str, str]:
+    """Train tasks' models of partitions, one run each; gives why some could not be trained.
+
+    With `n_jobs` as many at a time, each in a process of its own, with the same models: a model is
+    made from data alone.
+    """
+    if n_jobs > 1 and len(wanted) > 1:
+        from quant_pipeline.defs.side_by_side import train_side_by_side
+
+        return train_side_by_side(runner, wanted, n_jobs)
     refused = {}
     for i, (key, tasks) in enumerate(wanted.items()):
         runner.progress(f"model as of {runner.workspace.grid.asof(key)}", i, len(wanted))
@@ -168,7 +217,12 @@ def plan_backfill(
     data = {a: list(why) for a, why in stale_data(ws, stored).items() if why}
     model_keys = _model_keys(ws, keys, stored)
     models, impossible = missing_models(ws, stored, model_keys, tasks)
-    return Backfilled(data, list(models), missing_scores(ws, keys, tasks), impossible)
+    scores = sorted({*missing_scores(ws, keys, tasks), *_served_by(ws, keys, list(models))})
+    found = Backfilled(data, list(models), scores, impossible)
+    computed = {key for stale in data.values() for key in stale}
+    n_stretches = len(stretches(ws, list(computed))) + len(stretches(ws, scores))
+    found.estimate = estimate_backfill(ws, data, found.models, scores, tasks, n_stretches)
+    return found
 
 
 def backfill(
@@ -179,6 +233,7 @@ def backfill(
     select: Sequence[str] = (),
     *,
     dry_run: bool = False,
+    n_jobs: int = 1,
 ) -> Backfilled:
     """Fill history, train the missing models, score: what is done and unchanged is skipped."""
     ws = runner.workspace
@@ -191,7 +246,7 @@ def backfill(
     done = Backfilled(data=fill_data(runner, stored))
     wanted, done.impossible = missing_models(ws, stored, _model_keys(ws, keys, stored), tasks)
     done.models = list(wanted)
-    done.refused = train(runner, wanted)
+    done.refused = train(runner, wanted, n_jobs)
     done.scores = missing_scores(ws, keys, tasks)
     score(runner, done.scores, tasks)
     for earliest, latest in stretches(ws, unjudged_after(ws, keys[-1], tasks)):
@@ -222,6 +277,11 @@ def _keys_between(ws: Workspace, first: date, last: date, stored: Stored) -> lis
             f"{stored.first_session} to {stored.last_session}."
         )
     return ws.grid.keys(ws.grid.key(start), ws.grid.key(end))
+
+
+def _served_by(ws: Workspace, keys: Sequence[str], models: Sequence[str]) -> list[str]:
+    """Partitions that models still to be trained will serve."""
+    return [key for key in keys if ws.grid.shift(key, -1) in models]
 
 
 def _model_keys(ws: Workspace, keys: Sequence[str], stored: Stored) -> list[str]:

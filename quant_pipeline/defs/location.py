@@ -8,6 +8,7 @@ from dagster import BetaWarning, PreviewWarning
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.defs.assets import make_assets
 from quant_pipeline.defs.checks import make_checks
+from quant_pipeline.defs.daily import make_inbox_sensor, make_jobs, make_schedules
 from quant_pipeline.defs.grid import make_partitions
 from quant_pipeline.defs.resources import make_resources
 from quant_pipeline.defs.sensors import make_sensors
@@ -21,11 +22,13 @@ def make_definitions(workspace: Workspace) -> dg.Definitions:
         # cover what is used of them.
         warnings.simplefilter("ignore", BetaWarning)
         warnings.simplefilter("ignore", PreviewWarning)
-        assets, checks = make_assets(grid), make_checks(grid)
-    return dg.Definitions(
-        assets=assets,
-        asset_checks=checks,
-        resources=make_resources(workspace),
-        sensors=make_sensors(workspace.home),
-        executor=dg.in_process_executor,
-    )
+        assets, checks, jobs = make_assets(grid), make_checks(grid), make_jobs()
+        return dg.Definitions(
+            assets=assets,
+            asset_checks=checks,
+            jobs=jobs,
+            schedules=make_schedules(workspace, jobs),
+            resources=make_resources(workspace),
+            sensors=[*make_sensors(workspace.home), make_inbox_sensor(workspace)],
+            executor=dg.in_process_executor,
+        )

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from quant_pipeline.chain.workspace import Workspace
-from quant_pipeline.defs.instance import alive, bury_dead_runs
+from quant_pipeline.defs.instance import alive, bury_dead_runs, process_tags
 from quant_pipeline.defs.io_manager import SeriesIOManager
 
 
@@ -20,6 +20,7 @@ def make_resources(workspace: Workspace) -> dict[str, object]:
             yield workspace
             return
         bury_dead_runs(context.instance, workspace.home)
+        context.instance.add_run_tags(context.run.run_id, process_tags())
         with alive(workspace.home, context.run.run_id):
             yield workspace
 

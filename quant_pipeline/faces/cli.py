@@ -14,6 +14,7 @@ from quant_pipeline.faces.model_commands import MODEL_COLUMNS, model_row
 from quant_pipeline.faces.options import Day, Json, TaskId, chosen, open_workspace
 from quant_pipeline.faces.output import emit, parse_day, print_table, progress, say
 from quant_pipeline.faces.prediction_commands import predictions_app
+from quant_pipeline.faces.run_commands import run_app
 from quant_pipeline.faces.trial_commands import trials, tune
 
 app = typer.Typer(
@@ -27,6 +28,7 @@ app = typer.Typer(
 app.add_typer(models_app, name="models")
 app.add_typer(features_app, name="features")
 app.add_typer(predictions_app, name="predictions")
+app.add_typer(run_app, name="run")
 app.command()(tune)
 app.command()(trials)
 prices_app = typer.Typer(
@@ -35,14 +37,19 @@ prices_app = typer.Typer(
 app.add_typer(prices_app, name="prices")
 
 
+CTRL_C = 130  # how typer ends then
+
+
 def main() -> None:
     """Run a command; an error that the user can mend is one message and exit code 1."""
     try:
         app()
     except QuantError as error:
         sys.exit(f"Error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("Stopped. What was finished is kept; the same command goes on from there.")
+    except SystemExit as end:
+        if end.code == CTRL_C:
+            say("Stopped. What was finished is kept; the same command goes on from there.")
+        raise
     except Exception as error:  # Dagster wraps some errors of ours
         mine = _own_cause(error)
         if mine is None:
@@ -280,6 +287,7 @@ def backfill(
     task: TaskId = None,
     select: Annotated[str | None, typer.Option(help="Only these assets, comma-separated.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what is to do.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Models to train at a time.")] = 1,
     as_json: Json = False,
 ) -> None:
     """Walk forward over a range: fill history, train each as-of, score each partition.
@@ -293,7 +301,7 @@ def backfill(
     ws = open_workspace()
     assets = [a for a in (select or "").split(",") if a]
     with progress() as tell:
-        found = run_backfill(ws, from_, to, chosen(ws, task), assets, dry_run, tell)
+        found = run_backfill(ws, from_, to, chosen(ws, task), assets, dry_run, jobs, tell)
     emit(vars(found), as_json, lambda: show_backfill(found, dry_run))
 
 

@@ -21,6 +21,7 @@ from quant_pipeline.defs.jobs import (
 )
 from quant_pipeline.defs.reporting import Progress
 from quant_pipeline.errors import SettingsError, unknown_name
+from quant_pipeline.faces.output import count
 from quant_pipeline.settings import Task
 
 ASSETS = ("prices_daily", "features_daily", "labels", "training_frame", "walkforward_folds",
@@ -92,6 +93,7 @@ def run_backfill(
     tasks: Sequence[Task],
     assets: Sequence[str],
     dry_run: bool,
+    n_jobs: int,
     tell: Progress,
 ) -> Backfilled:
     """Fill a range, or only tell what is to do."""
@@ -102,7 +104,7 @@ def run_backfill(
         return plan_backfill(ws, first, last, tasks, read_stored(ws))
     ordered = [a for a in ASSETS if a in assets]
     with Runner.open(ws, tell) as runner:
-        return backfill(runner, first, last, tasks, ordered, dry_run=dry_run)
+        return backfill(runner, first, last, tasks, ordered, dry_run=dry_run, n_jobs=n_jobs)
 
 
 def show_backfill(done: Backfilled, dry_run: bool) -> None:
@@ -123,6 +125,12 @@ def show_backfill(done: Backfilled, dry_run: bool) -> None:
             typer.echo(
                 f"{title} for {len(reasons)} as-ofs, {_span(list(reasons))}: {reasons[newest]}"
             )
+    if done.estimate and (done.data or done.models or done.scores):
+        plan = done.estimate
+        typer.echo(
+            f"About {count(plan['runs'], 'run')} over {count(plan['partitions'], 'partition')}, "
+            f"{plan['minutes']:g} minutes, {plan['mib']:,.0f} MiB of disk."
+        )
     if not (done.data or done.models or done.scores):
         typer.echo("Nothing to do: everything is stored and unchanged.")
     elif not dry_run:

@@ -17,6 +17,7 @@ from quant_pipeline.stores.records import (
     Batch,
     Champion,
     CheckResult,
+    DailyRun,
     HomeFact,
     Model,
     Order,
@@ -31,6 +32,7 @@ __all__ = [
     "Batch",
     "Champion",
     "CheckResult",
+    "DailyRun",
     "MetaStore",
     "Model",
     "Order",
@@ -168,6 +170,17 @@ class MetaStore:
             )
             if session.exec(same).first() is None:
                 session.add(refusal)
+
+    def daily_runs(self) -> list[DailyRun]:
+        """What the daily job did, oldest first."""
+        with self.reading() as session:
+            return list(session.exec(select(DailyRun).order_by(col(DailyRun.id))))
+
+    def add_daily_run(self, run: DailyRun) -> DailyRun:
+        """Record a run of the daily job."""
+        with self.writing() as session:
+            session.add(run)
+        return run
 
     def champions(self, task_id: str | None = None, key: str | None = None) -> list[Champion]:
         """Frozen decisions by task and date, of one task or partition if it is given."""

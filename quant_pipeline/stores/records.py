@@ -163,6 +163,19 @@ class CheckResult(SQLModel, table=True):
     checked_at: datetime
 
 
+class DailyRun(SQLModel, table=True):
+    """What the daily job found and did: one row a run, append-only."""
+
+    __tablename__: ClassVar[Any] = "daily_runs"
+    id: int | None = Field(default=None, primary_key=True)
+    state: str  # scored, nothing_new, late, given_up
+    expected: date
+    newest_session: date | None
+    words: str
+    run_id: str
+    ran_at: datetime
+
+
 class HomeFact(SQLModel, table=True):
     """A setting that a used home may not change."""
 

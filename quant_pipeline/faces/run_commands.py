@@ -1,0 +1,51 @@
+"""`quant run`: the jobs that the schedules start, by hand."""
+
+import typer
+
+from quant_pipeline.faces.options import Json, open_workspace
+from quant_pipeline.faces.output import emit, print_table, progress, say
+
+run_app = typer.Typer(
+    help="The daily job and retraining, by hand.", no_args_is_help=True, rich_markup_mode=None
+)
+
+
+@run_app.command()
+def daily(as_json: Json = False) -> None:
+    """Take new prices from data/inbox and ingest.sources, close windows, score what lacks scores.
+
+    Ends in an error when prices are late (after schedule.late_after) or a file cannot be read.
+
+    Example: quant run daily
+    """
+    from quant_pipeline.defs.jobs import run_job
+
+    ws = open_workspace()
+    with progress() as tell:
+        error = run_job(ws, "daily_score", tell)
+    runs = ws.meta.daily_runs()
+    if runs and not as_json:
+        say(f"{runs[-1].state}: {runs[-1].words}.")
+    if error is not None:
+        raise error
+    emit(runs[-1].model_dump(), as_json, lambda: None)
+
+
+@run_app.command()
+def retrain(as_json: Json = False) -> None:
+    """Train every task as of the end of the newest complete window.
+
+    Example: quant run retrain
+    """
+    from quant_pipeline.defs.jobs import run_job
+    from quant_pipeline.faces.model_commands import MODEL_COLUMNS, model_row
+
+    ws = open_workspace()
+    with progress() as tell:
+        error = run_job(ws, "retrain", tell)
+    if error is not None:
+        raise error
+    models = ws.meta.models()
+    newest = max(m.asof for m in models)
+    rows = [model_row(m) for m in models if m.asof == newest]
+    emit(rows, as_json, lambda: print_table(rows, MODEL_COLUMNS))
