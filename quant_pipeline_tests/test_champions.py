@@ -158,6 +158,14 @@ def test_tests_under_unlike_protocols_are_not_compared():
     assert not judge(series(0.5, protocol="cpcv"), series(0.0), 10, keep)[0]
 
 
+def test_a_recipe_whose_scores_tell_nothing_apart_does_not_take_over():
+    days = series(0.0).sessions
+    silent = Evidence(days, np.full(len(days), np.nan), date(2016, 12, 31), "walk_forward")
+    is_better, why = judge(silent, series(0.0), 10, SPEC)
+    assert not is_better
+    assert why == "its scores tell the names apart on only 0 of 100 common sessions"
+
+
 def months(n: int) -> list[date]:
     return [date(2017 + (m + 1) // 12, (m + 1) % 12 + 1, 1) - timedelta(days=1) for m in range(n)]
 
@@ -194,7 +202,7 @@ def test_two_recipes_that_are_both_refitted_do_not_take_turns(better, winner):
         Contender(f"{recipe}{i}", asof, "ready", recipe)
         for i, asof in enumerate(months(12)) if i for recipe in "ab"
     ]  # fmt: skip
-    known = {"a": months(1)[0], "b": months(2)[1]}
+    known = {"a": 1, "b": 2}
 
     def tested(recipe, asof):
         grown = better if asof > date(2017, 6, 1) and recipe == "a" else 0.0

@@ -143,10 +143,11 @@ def test_the_definitions_load_as_the_web_server_loads_them(workspace):
     assert job.executor_def.name == "in_process"
 
 
-def test_the_daemon_looks_after_killed_runs_by_default(workspace):
-    (sensor,) = make_definitions(workspace).sensors
-    assert sensor.name == "killed_runs"
-    assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
+def test_the_daemon_looks_after_killed_runs_and_the_inbox_by_default(workspace):
+    sensors = {s.name: s for s in make_definitions(workspace).sensors}
+    assert sensors.keys() == {"killed_runs", "inbox"}
+    assert all(s.default_status is dg.DefaultSensorStatus.RUNNING for s in sensors.values())
+    sensor = sensors["killed_runs"]
     with dg.DagsterInstance.ephemeral() as instance:
         found = sensor.evaluate_tick(dg.build_sensor_context(instance))
     assert (found.run_requests, found.skip_message) == ([], "No run was killed.")

@@ -18,10 +18,11 @@ from sqlmodel import select
 from quant_pipeline.chain.champions import find_champions
 from quant_pipeline.chain.features import features_between, labels_between
 from quant_pipeline.chain.knowledge import models_that_knew_less
-from quant_pipeline.chain.learn import train_tasks, write_folds
+from quant_pipeline.chain.learn import DECISIVE, train_tasks, write_folds
 from quant_pipeline.chain.predict import score_partition, score_shadow
 from quant_pipeline.chain.stale import read_stored
 from quant_pipeline.errors import GateError
+from quant_pipeline.settings import Settings
 from quant_pipeline.stores.meta import Champion
 from quant_pipeline.stores.series import digest_rows
 from quant_pipeline_tests.homes import DATA, EVERY, LEARNING, SCORES, WALK_FROM, sample_market
@@ -440,6 +441,28 @@ def test_model_ids_are_the_sha256_of_their_files_and_never_collide(finished):
     assert len({m.model_id for m in models}) == len({(m.task_id, m.asof) for m in models}) == 8
     files = finished.state()["files"]
     assert files == {f"{m.model_id}.joblib": m.model_id for m in models}
+
+
+OTHERWISE = """
+[metrics]
+quantile = 0.1
+[checks]
+score_psi = 9.0
+[champion]
+z = 3.0
+[schedule]
+daily = true
+"""
+
+
+def test_how_a_model_is_judged_checked_or_scheduled_does_not_change_it(used):
+    was = used.model_ids()
+    with (used.root / "quant.toml").open("a") as file:
+        file.write(OTHERWISE)
+    used.run(["walkforward_folds", "lgbm_model"], "2016-07")
+    assert used.model_ids() == was
+    decisive = set(Settings.model_fields) - DECISIVE
+    assert decisive == {"ingest", "tasks", "metrics", "checks", "champion", "schedule", "store"}
 
 
 def test_a_planted_signal_is_found_beyond_two_standard_errors(finished):

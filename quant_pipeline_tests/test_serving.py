@@ -209,6 +209,20 @@ def test_backfills_in_any_order_serve_the_same_scores(home, finished, market) ->
     assert twice == []
 
 
+def test_a_challenger_whose_file_is_lost_costs_the_champion_nothing(used) -> None:
+    used.change_settings("num_leaves = 7", "num_leaves = 5")
+    used.run(["walkforward_folds", "lgbm_model"], "2016-07")
+    before = served(used, "up_5d")
+    *_, challenger = used.workspace.meta.models("up_5d")
+    used.workspace.files.path(challenger.model_id).unlink()
+    with used.runner(recorded=True) as runner:
+        runner.materialize(["predictions"], "2016-08", "2016-08")
+        run = runner.instance.get_run_records(limit=1)[0].dagster_run
+        logged = [e.user_message for e in runner.instance.all_logs(run.run_id)]
+    assert served(used, "up_5d") == before
+    assert any("No shadow scores of up_5d in 2016-08: models/" in line for line in logged)
+
+
 def test_the_model_that_serves_is_no_challenger(finished) -> None:
     for task in finished.workspace.tasks():
         assert score_challenger(finished.workspace, "2016-08", task) is None

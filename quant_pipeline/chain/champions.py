@@ -92,16 +92,16 @@ def _replay(ws: Workspace, task: Task, start: date, without: str = "") -> Decisi
     by_id = {m.model_id: _contender(m, retired) for m in trained}
     incumbent = by_id.get(last.model_id) if last else None
     contenders = list(by_id.values())
-    first_asof: dict[str, date] = {}
-    for model in trained:
-        first_asof.setdefault(model.recipe, model.asof)
+    first_seq: dict[str, int] = {}
+    for model in sorted(trained, key=lambda m: m.seq):
+        first_seq.setdefault(model.recipe, model.seq)
     if last is not None and incumbent is not None and incumbent.status == "ready":
         since = ws.grid.window(last.partition_key)[0]  # earlier ones had their trial
         contenders = [c for c in contenders if c.asof >= since]
     usable = [m for m in trained if m.model_id not in retired]
     return replay(
         incumbent, contenders, start, _tested(ws, usable), 2 * task.horizon, ws.settings.champion,
-        lambda day: _held_since(orders, day), first_asof.__getitem__,
+        lambda day: _held_since(orders, day), first_seq.__getitem__,
     )  # fmt: skip
 
 

@@ -55,7 +55,7 @@ def estimate_backfill(
         "partitions": len({key for keys in data.values() for key in keys} | {*models, *scores}),
         "runs": n_stretches + len(models),
         "minutes": round(seconds / 60, 1),
-        "mib": round(size / 2**20, 1),
+        "mib": round(size / 2**20, 2),
     }
 
 

@@ -222,9 +222,15 @@ def _content(
     }
 
 
+# Sections of quant.toml that decide a model; how it is judged, checked or scheduled does not.
+DECISIVE = {
+    "grid", "sessions", "seal", "jumps", "universe", "label", "features", "folds", "train",
+}  # fmt: skip
+
+
 def experiment(ws: Workspace, task: Task) -> dict[str, Any]:
     """Every setting that decides a model of a task."""
-    named = ws.settings.model_dump(mode="json", exclude={"tasks", "store", "ingest", "checks"})
+    named = ws.settings.model_dump(mode="json", include=DECISIVE)
     return {
         **named,
         "task": task.model_dump(mode="json"),

@@ -58,17 +58,17 @@ def replay(
     lag: int,
     spec: ChampionSettings,
     held_since: Callable[[date], date | None] = lambda _: None,
-    known_since: Callable[[str], date] = lambda _: date.min,
+    known_since: Callable[[str], int] = lambda _: 0,
 ) -> Decision:
     """The champion of a partition that starts at `before`, from the last one that was decided.
 
     Ready models with an as-of date after that of the incumbent challenge in as-of order, of one
     recipe and as-of the one that was registered last (callers list them in that order). The first
     ready model is champion. At each as-of the refit of the champion's recipe follows it first; then
-    a model of any other recipe is judged by `judge`: one that is known for longer than the
-    champion's (`known_since`), whose refit is there, too, has to be better. Nobody challenges at
-    an as-of on the day after which the champion is held. Never a model that is not ready, nor one
-    with an as-of date on or after `before`.
+    a model of any other recipe is judged by `judge`: one that was registered before the champion's
+    (`known_since`: the first number of a recipe), whose refit is there, too, has to be better.
+    Nobody challenges at an as-of on the day after which the champion is held. Never a model that is
+    not ready, nor one with an as-of date on or after `before`.
     """
     ready = [c for c in contenders if c.status == "ready" and c.asof < before]
     if incumbent is not None and incumbent.status != "ready":
@@ -130,6 +130,11 @@ def judge(
         )
     found, is_after = _compare(challenger, champion, lag, spec.min_sessions)
     n, mean, se = int(found["n"]), found["mean"], found["se"]
+    n_silent = _count_silent(challenger, champion)
+    if n < spec.min_sessions <= n + n_silent:
+        return False, (
+            f"its scores tell the names apart on only {n} of {n + n_silent} common sessions"
+        )
     if n < spec.min_sessions:
         return spec.insufficient == "promote", (
             f"only {n} of the {spec.min_sessions} common sessions that champion.min_sessions asks "
@@ -159,6 +164,13 @@ def _compare(
         challenger.sessions, challenger.rank_ic, champion.sessions, champion.rank_ic, lag
     )
     return every, bool(late.all())
+
+
+def _count_silent(challenger: Evidence, champion: Evidence) -> int:
+    """Common sessions on which the champion has a RankIC, and the challenger was tested in vain."""
+    silent = challenger.sessions[~np.isfinite(challenger.rank_ic)]
+    heard = champion.sessions[np.isfinite(champion.rank_ic)]
+    return len(np.intersect1d(silent, heard))
 
 
 def _why_nobody(contenders: Iterable[Contender], before: date) -> str:

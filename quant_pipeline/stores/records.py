@@ -137,6 +137,7 @@ class Trained(NamedTuple):
     """What a choice of models needs to know of each."""
 
     model_id: str
+    seq: int
     task_id: str
     partition_key: str
     asof: date
