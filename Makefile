@@ -7,7 +7,7 @@ python = $(or $(call runs,.venv/bin/python),$(call runs,python3),$(call runs,pyt
 setup = @$(python) .ci/setup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui test lint lock docs clean
+.PHONY: help setup demo ui test test-long lint lock docs clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
@@ -23,7 +23,10 @@ ui: setup  ## open the page
 	.venv/bin/quant ui
 
 test: lint  ## lint, then run the tests
-	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long"
+
+test-long: setup  ## run the tests that take minutes each: three months day by day, 60 as-ofs
+	.venv/bin/python -m pytest -m long
 
 lint: setup  ## check style, types and layers
 	.venv/bin/ruff check

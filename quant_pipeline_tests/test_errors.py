@@ -17,6 +17,7 @@ TREE = {
     "NotEnoughHistory": "QuantError",
     "DegenerateData": "QuantError",
     "GateError": "QuantError",
+    "DataLate": "QuantError",
     "StoreError": "QuantError",
     "StoreBusy": "StoreError",
     "ModelFileError": "StoreError",

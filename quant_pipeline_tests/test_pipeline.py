@@ -483,6 +483,7 @@ def test_a_market_without_signal_gives_no_rank_ic(home):
 # --- Storage
 
 
+@pytest.mark.long
 def test_sixty_asofs_cost_no_more_than_the_series_of_one_and_a_fifth(home):
     """One as-of whose model scores every later session, against sixty that share these sessions."""
     one_task = '\n[[tasks]]\ntask_id = "up_1d"\nkind = "classification"\nhorizon = 1\n'

@@ -34,6 +34,7 @@ FEATURES = [Feature("GAIN", ("close",), 1, gain), Feature("EARLIER", ("close",),
 CHANGES = {
     "exclude = []": 'modules = ["found"]\ninclude = ["GAIN", "EARLIER", "KMID", "VMA5", "STD10"]',
     "max_rounds = 30": "max_rounds = 150",
+    "num_leaves = 7": "num_leaves = 7\nfeature_fraction = 0.5\nlambda_l2 = 10.0",
     "window_sessions = 250": "window_sessions = 300",
     "[universe]": '[[tasks]]\ntask_id = "next"\nkind = "regression"\nhorizon = 1\n'
     'normalize = "rank"\n\n[universe]',

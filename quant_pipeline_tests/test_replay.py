@@ -17,6 +17,8 @@ from quant_pipeline.chain.stale import read_stored, stale_data
 from quant_pipeline.defs.jobs import close_and_score
 from quant_pipeline_tests.homes import SmallHome, new_home, own_environment, sample_market
 
+pytestmark = pytest.mark.long
+
 FIRST, LAST = date(2016, 5, 2), date(2016, 8, 5)
 MISSED, MISSED_COMES = date(2016, 5, 17), date(2016, 5, 20)
 LATE, LATE_COMES = date(2016, 6, 30), date(2016, 7, 5)  # after June was sealed

@@ -37,6 +37,9 @@ SPEC = TrainSettings(
     max_rounds=30,
     early_stopping_rounds=5,
     min_data_in_leaf=20,
+    num_leaves=31,
+    feature_fraction=0.5,
+    lambda_l2=10.0,
     learning_rate=0.1,
     threads=1,
 )
@@ -372,6 +375,23 @@ def test_a_booster_without_a_split_is_refused():
         fit(made_examples(), UP, SPEC.model_copy(update={"min_data_in_leaf": 1500}))
 
 
+@pytest.mark.parametrize("task", [UP, RANK, ORDER], ids=lambda task: task.task_id)
+def test_a_model_that_no_fold_tested_is_refused(task):
+    """The final booster, on more rows than any fold, would have a split."""
+    few_leaves = SPEC.model_copy(update={"min_data_in_leaf": 1100, "bagging_fraction": 1.0})
+    with pytest.raises(DegenerateData, match=r"None of the 2 folds of task .* the model would be"):
+        fit(made_examples(), task, few_leaves)
+
+
+def test_the_settings_of_metrics_reach_the_test_series():
+    model = fitted()
+    few = model.test_series(MetricSettings(min_names=26))
+    assert not np.isfinite(few["rank_ic"]).any()
+    usual, tenth = (model.test_series(MetricSettings(quantile=q)) for q in (0.2, 0.1))
+    np.testing.assert_array_equal(usual["rank_ic"], tenth["rank_ic"])
+    assert (usual["top_minus_bottom"] != tenth["top_minus_bottom"]).any()
+
+
 def test_no_fold_is_not_enough_history():
     with pytest.raises(NotEnoughHistory, match="at least one fold"):
         train_model(made_examples(), labels_of(made_examples()), [], UP, recipe())
@@ -443,14 +463,14 @@ def test_combinations_of_groups_are_tested_as_often_as_they_are_combined():
     tested = np.unique(model.test_ts, return_counts=True)[1]
     assert set(tested) == {25 * 4}
     assert model.metrics["ic"] > 0.2
-    series = model.test_series()
+    series = model.test_series(MetricSettings())
     assert len(series["ts"]) == 100
     assert np.nanmean(series["rank_ic"]) > 0.2
 
 
 def test_the_test_series_is_that_of_the_test_windows():
     model = fitted(RANK)
-    series = model.test_series()
+    series = model.test_series(MetricSettings())
     assert list(series["ts"]) == sorted(set(model.test_ts))
     for i, day in enumerate(series["ts"]):
         mine = model.test_ts == day

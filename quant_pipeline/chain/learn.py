@@ -161,6 +161,8 @@ def _checked_folds(
 def _refuse(
     ws: Workspace, key: str, task: Task, error: UnlearnableError, run_id: str
 ) -> UnlearnableError:
+    if isinstance(error, DegenerateData):  # too short a history tried nothing
+        note_trial(ws, task, ws.grid.asof(key), refused=str(error))
     ws.meta.add_refusal(
         Refusal(
             task_id=task.task_id, partition_key=key, asof=ws.grid.asof(key), reason=str(error),
@@ -184,7 +186,7 @@ def _row(
         "parameters": trained.parameters,
         "metrics": _plain(trained.metrics),
         "fold_metrics": [_plain(m) for m in trained.fold_metrics],
-        "test_series": plain_series(trained.test_series()),
+        "test_series": plain_series(trained.test_series(ws.settings.metrics)),
         "importance": trained.importance,
         "features": list(examples.feature_names),
         "feature_type": "float32",

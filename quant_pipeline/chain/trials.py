@@ -1,6 +1,6 @@
 """The ledger of trials: every distinct recipe that was ever judged, and how it did."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import date
 from typing import Any
 
@@ -14,6 +14,14 @@ from quant_pipeline.stores.series import fetch_row
 
 # Sections that make a recipe, besides the task and what features and universe are.
 SECTIONS = ("label", "folds", "train")
+# What studies vary, of [train].
+VARIED = (
+    "learning_rate", "num_leaves", "min_data_in_leaf", "feature_fraction", "bagging_fraction",
+    "lambda_l2",
+)  # fmt: skip
+# Sessions, a horizon apart, that recipes should have in common to be compared.
+FEWEST = 8
+Series = tuple[np.ndarray, np.ndarray]
 
 
 def recipe_id(ws: Workspace, task: Task, settings: Settings | None = None) -> str:
@@ -30,35 +38,61 @@ def note_trial(
     settings: Settings | None = None,
     study: str = "",
     series: dict[str, list[Any]] | None = None,
+    refused: str = "",
 ) -> Trial:
-    """Record a recipe when it is first tried, and with it since when its settings are known.
+    """Record a recipe that is tried, and with it since when its settings are known.
 
-    `chosen_asof`: the as-of date of the study that proposed it; the date that the shipped settings
-    declare; else, a hand may have been led by all outcomes that were known when it was first used.
+    `chosen_asof`: of settings as shipped, the date that they declare; else, a hand may have been
+    led by all outcomes that were known when it was first used. A study's proposal is known since
+    the study's as-of or, if that is later, since its fixed part (all but what studies vary) is, by
+    the same rule. Each study that proposes a recipe may move its date on, until a model has been
+    trained with it. `series` are sessions that it was tested on, added to those that are there.
     """
     s = settings or ws.settings
+    fixed = _fixed_part(ws, task, s)
+    same = [t.settings for t in ws.meta.trials(task.task_id) if t.settings.get("fixed") == fixed]
+    fixed_asof = _known(ws, s, task, VARIED)
+    if same:
+        fixed_asof = date.fromisoformat(same[0]["fixed_asof"])
     if study:
-        chosen_asof, by = asof, f"study {study}"
-    elif _is_shipped(s, task):
-        chosen_asof, by = SHIPPED_CHOSEN_ASOF, "shipped settings"
+        chosen_asof, by = max(asof, fixed_asof), f"study {study}"
     else:
-        chosen_asof, by = _newest_outcome(ws, task), "hand"
+        chosen_asof = _known(ws, s, task)
+        by = "shipped settings" if _is_shipped(s, task) else "hand"
+    facts = {"fixed": fixed, "fixed_asof": fixed_asof.isoformat(), "refused": refused}
     return ws.meta.add_trial(
         Trial(
             recipe=recipe_id(ws, task, s), task_id=task.task_id, chosen_asof=chosen_asof,
             chosen_by=by, asof=asof, series=series, tried_at=utc_now(),
             settings={"task": task.model_dump(mode="json")}
-            | {name: getattr(s, name).model_dump(mode="json") for name in SECTIONS},
-        )
+            | {name: getattr(s, name).model_dump(mode="json") for name in SECTIONS} | facts,
+        ),
+        is_proposal=bool(study),
     )  # fmt: skip
 
 
-def _is_shipped(s: Settings, task: Task) -> bool:
-    """Whether settings that decide a model are those that the project ships with."""
+def _fixed_part(ws: Workspace, task: Task, s: Settings) -> str:
+    """Identifies what a study does not vary."""
+    return digest(
+        task, ws.feature_set_id, s.label, s.folds, s.train.model_dump_json(exclude=set(VARIED))
+    )
+
+
+def _known(ws: Workspace, s: Settings, task: Task, besides: Collection[str] = ()) -> date:
+    """Since when settings are known that were not proposed by a study, some of [train] aside."""
+    return SHIPPED_CHOSEN_ASOF if _is_shipped(s, task, besides) else _newest_outcome(ws, task)
+
+
+def _is_shipped(s: Settings, task: Task, besides: Collection[str] = ()) -> bool:
+    """Whether settings that decide a model are those that the project ships with.
+
+    [sessions] says which market it is, not what is learned there.
+    """
     shipped = Settings.model_construct()
-    names = (*SECTIONS, "features", "universe")
+    names = ("label", "folds", "features", "universe", "jumps")
     same = all(getattr(s, name) == getattr(shipped, name) for name in names)
-    return same and task in shipped.tasks
+    train, usual = (x.train.model_dump(exclude=set(besides)) for x in (s, shipped))
+    return same and train == usual and task in shipped.tasks
 
 
 def _newest_outcome(ws: Workspace, task: Task) -> date:
@@ -97,33 +131,57 @@ def judge_trials(ws: Workspace, task: Task) -> dict[str, Any]:
     """What the best of all recipes of a task is worth, given how many were tried.
 
     Sharpe ratios are those of the spread per `horizon` sessions, from every horizon-th session, on
-    the sessions that every recipe was tested on; their variance is over recipes with a series, the
-    number of trials counts all. `deflated_sharpe` is the probability that the
-    best one's true ratio is above what the best of so many trials without any skill would show;
-    `overfitting` the probability that it is below the median out of sample (PBO).
+    sessions that all compared recipes were tested on (`choose_comparable`); their variance is over
+    these recipes, the number of trials counts all. `deflated_sharpe` is the probability that
+    the best one's true ratio is above what the best of so many trials without any skill would show;
+    `overfitting` the probability that it is below the median out of sample (PBO). `left_out` and
+    `missing` tell what could not be compared, and why.
     """
     trials = ws.meta.trials(task.task_id)
     series = collect_series(ws, task)
     rows = [_trial_row(t, series.get(t.recipe), task) for t in trials]
     found: dict[str, Any] = {"task": task.task_id, "n_trials": len(trials), "trials": rows}
-    shared = _common(series)
-    if shared is None or not series:
-        return found
-    recipes, sessions, matrix = shared
+    alike, left_out = _alike(ws, task, trials, series)
+    recipes, sessions, matrix = choose_comparable(alike, FEWEST * task.horizon)
+    tested_elsewhere = "tested on other sessions than most"
+    left_out |= {recipe: tested_elsewhere for recipe in alike if recipe not in recipes}
+    found |= {"left_out": left_out, "n_sessions": len(sessions)}
     thinned = matrix[:: task.horizon]
     sharpe = _sharpe(thinned)
-    best = int(np.nanargmax(sharpe)) if np.isfinite(sharpe).any() else None
-    found |= {"n_sessions": len(sessions), "best": recipes[best] if best is not None else None}
-    if best is None:
-        return found
-    found["sharpe"] = float(sharpe[best])
-    if len(recipes) > 1:
-        variance = float(np.nanvar(sharpe, ddof=1))
-        deflated = deflated_sharpe(thinned[:, best], len(trials), variance)
-        found["deflated_sharpe"] = _or_none(deflated)
-        risks = probability_of_overfitting(thinned)
-        found["overfitting"] = {name: _or_none(value) for name, value in risks.items()}
+    if not np.isfinite(sharpe).any():
+        return found | {"missing": "no recipe has enough sessions for a Sharpe ratio"}
+    best = int(np.nanargmax(sharpe))
+    found |= {"best": recipes[best], "sharpe": float(sharpe[best])}
+    if len(recipes) < 2:
+        return found | {"missing": "one recipe cannot be compared: nothing else was tried there"}
+    variance = float(np.nanvar(sharpe, ddof=1))
+    found["deflated_sharpe"] = _or_none(deflated_sharpe(thinned[:, best], len(trials), variance))
+    n_blocks = min(16, len(thinned) // 4 * 2)
+    if n_blocks < 2:
+        return found | {"missing": f"{len(thinned)} sessions apart are too few for PBO"}
+    risks = probability_of_overfitting(thinned, n_blocks)
+    found["overfitting"] = {name: _or_none(value) for name, value in risks.items()}
     return found
+
+
+def _alike(
+    ws: Workspace, task: Task, trials: Sequence[Trial], series: Mapping[str, Series]
+) -> tuple[dict[str, Series], dict[str, str]]:
+    """Series of recipes with the present horizon, entry lag and protocol, and why others are not.
+
+    Returns over other horizons, and tests of models that learned from later data, are unlike.
+    """
+    wanted = (task.horizon, task.entry_lag, ws.settings.folds.protocol)
+    found, left_out = {}, {}
+    for trial in trials:
+        is_of, folds = trial.settings["task"], trial.settings["folds"]
+        if (is_of["horizon"], is_of["entry_lag"], folds["protocol"]) != wanted:
+            left_out[trial.recipe] = "another horizon, entry lag or protocol"
+        elif trial.recipe not in series:
+            left_out[trial.recipe] = trial.settings.get("refused") or "no test series"
+        else:
+            found[trial.recipe] = series[trial.recipe]
+    return found, left_out
 
 
 def _trial_row(
@@ -150,18 +208,30 @@ def _sharpe(columns: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(found), found, np.nan)
 
 
-def _common(
-    series: dict[str, tuple[np.ndarray, np.ndarray]],
-) -> tuple[list[str], np.ndarray, np.ndarray] | None:
-    """Recipes, the sessions on which all of them have a value, and sessions x recipes."""
-    days: np.ndarray | None = None
-    for ts, values in series.values():
-        mine = ts[np.isfinite(values)]
-        days = mine if days is None else np.intersect1d(days, mine)
-    if days is None or not len(days):
-        return None
-    columns = [values[np.searchsorted(ts, days)] for ts, values in series.values()]
-    return list(series), days, np.column_stack(columns)
+def choose_comparable(
+    series: Mapping[str, Series], fewest: int
+) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """The most recipes with common sessions: these, the sessions, and sessions x recipes.
+
+    Of the sets of recipes that have a session to themselves, the largest with at least `fewest`
+    common sessions is taken, the one with the newest session of several; without one, the largest.
+    """
+    if not series:
+        return [], np.empty(0, "datetime64[D]"), np.empty((0, 0))
+    days = np.unique(np.concatenate([ts for ts, _ in series.values()]))
+    matrix = np.full((len(days), len(series)), np.nan)
+    for j, (ts, values) in enumerate(series.values()):
+        matrix[np.searchsorted(days, ts), j] = values
+    has = np.isfinite(matrix)
+    best, best_rank = np.zeros(len(series), bool), (False, 0, -1)
+    for pattern in np.unique(has, axis=0):
+        common = np.flatnonzero(has[:, pattern].all(axis=1))
+        if pattern.any() and len(common):
+            rank = (len(common) >= fewest, int(pattern.sum()), int(common[-1]))
+            best, best_rank = (pattern, rank) if rank > best_rank else (best, best_rank)
+    rows = has[:, best].all(axis=1) & best.any()
+    recipes = [recipe for recipe, is_in in zip(series, best, strict=True) if is_in]
+    return recipes, days[rows], matrix[rows][:, best]
 
 
 def _or_none(value: float) -> float | None:

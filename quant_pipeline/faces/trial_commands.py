@@ -33,8 +33,11 @@ def tune(
         typer.echo(
             f"{count(found.n_trials, 'trial')} on the folds as of {found.asof}; RankIC over their "
             f"test windows: {found.best_value:+.4f} ± {found.best_se:.4f}, with the settings of "
-            f"quant.toml {found.usual_value:+.4f} ± {found.usual_se:.4f}."
-        )
+            "quant.toml " + (
+                f"{found.usual_value:+.4f} ± {found.usual_se:.4f}."
+                if found.usual_value is not None else "none that can be judged."
+            )
+        )  # fmt: skip
         typer.echo("The best of many looks better than it is: `quant trials` tells by how much.")
         typer.echo("\n[train]")
         for name, value in found.best.items():
@@ -65,9 +68,19 @@ def _show(found: dict[str, Any]) -> None:
     print_table(found["trials"])
     if found.get("deflated_sharpe") is not None:
         typer.echo(
-            f"Best on {count(found['n_sessions'], 'session')} that all were tested on: "
+            f"Best on {count(found['n_sessions'], 'session')} that all compared were tested on: "
             f"{found['best']}, Sharpe ratio {found['sharpe']:.3f} a horizon. Probability that it "
             f"is skill, given {count(found['n_trials'], 'trial')}: {found['deflated_sharpe']:.2f} "
-            f"(deflated Sharpe ratio); that it is overfitted: {cell(found['overfitting']['pbo'])}."
+            f"(deflated Sharpe ratio)."
         )
+    if "overfitting" in found:
+        typer.echo(
+            f"Probability that it is overfitted: {cell(found['overfitting']['pbo'])} (PBO, "
+            f"{found['overfitting']['n_blocks']} blocks)."
+        )
+    for reason in dict.fromkeys(found["left_out"].values()):
+        n = list(found["left_out"].values()).count(reason)
+        typer.echo(f"Not compared: {count(n, 'recipe')}, {reason}.")
+    if "missing" in found:
+        typer.echo(f"Not told: {found['missing']}.")
     typer.echo("")

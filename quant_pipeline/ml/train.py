@@ -62,7 +62,7 @@ class Validation:
     test_score: np.ndarray
     test_return: np.ndarray
 
-    def test_series(self) -> dict[str, np.ndarray]:
+    def test_series(self, spec: MetricSettings) -> dict[str, np.ndarray]:
         """Sessions of the test windows: RankIC and top minus bottom of each, 5 decimals.
 
         A session that several folds tested has the mean of theirs.
@@ -73,8 +73,10 @@ class Validation:
             ts, score, outcome = (
                 a[mine] for a in (self.test_ts, self.test_score, self.test_return)
             )
-            sessions, rank_ic = information_coefficient(ts, score, outcome, rank=True)
-            found.append((sessions, rank_ic, top_minus_bottom(ts, score, outcome)[1]))
+            least = spec.min_names
+            sessions, rank_ic = information_coefficient(ts, score, outcome, True, least)
+            spread = top_minus_bottom(ts, score, outcome, spec.quantile, least)[1]
+            found.append((sessions, rank_ic, spread))
         sessions, rank_ic, spread = (np.concatenate(part) for part in zip(*found, strict=True))
         days, at = np.unique(sessions, return_inverse=True)
         columns = {"rank_ic": rank_ic, "top_minus_bottom": spread}
@@ -262,6 +264,7 @@ def _mean_metrics(by_path: Sequence[dict[str, float]]) -> dict[str, float]:
 def _finish(bins: Bins, folds: Sequence[Fold], work: _Work, recipe: Recipe) -> TrainedModel:
     task, spec, examples = work.task, recipe.train, bins.examples
     validated = _validated(bins, folds, work, recipe)
+    _check_folds(work, spec)
     boosters = fit_all(bins, task, work.target, validated["rounds"])
     _check_boosters(boosters, examples, task, spec)
     return TrainedModel(
@@ -331,6 +334,19 @@ def _require_rows(examples: Examples, spec: TrainSettings) -> None:
             f"There are {len(examples.ts)} examples; train.min_rows asks for {spec.min_rows}. "
             "Ingest more history or more symbols, or lower train.min_rows."
         )
+
+
+def _check_folds(work: _Work, spec: TrainSettings) -> None:
+    """Refuse what was never tested: no fold's boosters tell its test rows apart."""
+    for fit in work.fits:
+        score = fit.score
+        if fit.split.any() and np.isfinite(score).all() and score.min() < score.max():
+            return
+    raise DegenerateData(
+        f"None of the {len(work.fits)} folds of task {work.task.task_id} tells its test rows apart "
+        f"({work.fits[0].rounds[0]} rounds, 0 splits): the model would be untested. "
+        f"train.min_data_in_leaf is {spec.min_data_in_leaf}, train.lambda_l2 {spec.lambda_l2:g}."
+    )
 
 
 def _check_boosters(

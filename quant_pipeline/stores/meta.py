@@ -143,13 +143,24 @@ class MetaStore:
         with self.reading() as session:
             return list(session.exec(wanted))
 
-    def add_trial(self, trial: Trial) -> Trial:
-        """Record a recipe; one that was tried before stays as it is and is returned."""
+    def add_trial(self, trial: Trial, *, is_proposal: bool = False) -> Trial:
+        """Record a recipe; of one that was tried before, only what is new is added.
+
+        Sessions that it was tested on join those that are there, and a proposal of a later study
+        moves `chosen_asof` on while no model has been trained with the recipe.
+        """
         with self.writing() as session:
             found = session.get(Trial, trial.recipe)
             if found is None:
                 session.add(trial)
-            return found or trial
+                return trial
+            is_used = session.exec(select(Model).where(Model.recipe == trial.recipe)).first()
+            if is_proposal and not is_used and trial.chosen_asof > found.chosen_asof:
+                found.chosen_asof, found.chosen_by = trial.chosen_asof, trial.chosen_by
+            if trial.series:
+                found.series = _merged(found.series, trial.series)
+            session.add(found)
+            return found
 
     def refusals(self, task_id: str | None = None) -> list[Refusal]:
         """As-ofs without a model, oldest first."""
@@ -316,3 +327,18 @@ def _configure(connection: Any, _record: Any) -> None:
 
 def _begin_immediate(connection: Any) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _merged(old: dict[str, list[Any]] | None, new: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Two series by session `ts`; where both have one, the newer counts."""
+    if not old:
+        return new
+    names = [name for name in new if name != "ts"]
+    rows = {
+        day: values
+        for part in (old, new)
+        for day, *values in zip(part["ts"], *(part[name] for name in names), strict=True)
+    }
+    days = sorted(rows)
+    columns = {name: [rows[day][i] for day in days] for i, name in enumerate(names)}
+    return {"ts": days, **columns}
