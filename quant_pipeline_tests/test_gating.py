@@ -11,6 +11,7 @@ from quant_pipeline.errors import GateError, ModelFileError, SettingsError, Stor
 from quant_pipeline.market.features import FEATURE_SETS
 from quant_pipeline.stores.meta import Champion, Model
 from quant_pipeline_tests.homes import DATA, LEARNING, SCORES, WALK_FROM, sample_market
+from quant_pipeline_tests.test_cli import succeed
 
 ASOF = date(2016, 6, 30)
 
@@ -131,6 +132,9 @@ def test_a_task_that_fails_does_not_cost_the_others_their_model(used):
     longer = '\n[[tasks]]\ntask_id = "up_{0}d"\nkind = "classification"\nhorizon = {0}\n'
     used.change_settings("threads = 1\n", "threads = 1\n" + longer.format(5) + longer.format(200))
     used.backfill(date(2016, 8, 1))
+    trained = succeed(used.root, "train", "--asof", "2016-07-31")
+    assert "Not trained: Folds need 542 sessions" in trained.err
+    assert "up_5d" in trained.out
     assert len(used.model_ids()["2016-07", "up_5d"]) == 1
     assert used.scores()[-1][0] == date(2016, 8, 5)
     with used.runner(recorded=True) as runner:

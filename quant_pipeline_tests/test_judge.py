@@ -124,6 +124,68 @@ def test_models_of_permuted_labels_are_judged_if_asked_for(finished) -> None:
     assert permuted["rank_ic"] < group["metrics"]["rank_ic"]
 
 
+def test_a_session_without_scores_of_a_group_is_a_gap_and_not_left_out(used) -> None:
+    """Every other session live: what counts sessions counts those of the market."""
+    sessions = [ts for (ts,) in used.rows("SELECT DISTINCT ts FROM predictions ORDER BY ts")]
+    live = sessions[::2]
+    used.change_series(
+        "UPDATE predictions SET origin = 'live' WHERE ts IN (SELECT unnest(?))", live
+    )
+    groups = {g["origin"]: g for g in judged(used)}
+    assert groups["live"]["turnover"] is None  # no session has one right before it
+    assert groups["live"]["rank_autocorrelation"] is None
+    every, known = (
+        used.workspace,
+        used.rows(
+            "SELECT ts, score, fwd_return FROM predictions JOIN labels USING (symbol, ts, task_id) "
+            "WHERE reason IS NULL AND task_id = 'ret_5d' AND origin = 'live' ORDER BY ts"
+        ),
+    )
+    assert every.settings.task("ret_5d").horizon == 5
+    by_day: dict[date, list[tuple[float, float]]] = {}
+    for ts, score, fwd_return in known:
+        by_day.setdefault(ts, []).append((score, fwd_return))
+    expected = [spearmanr(*zip(*pairs, strict=True)).statistic for pairs in by_day.values()]
+    assert groups["live"]["metrics"]["rank_ic"] == pytest.approx(np.mean(expected))
+    # A tranche of five sessions earlier lies on a session of the other group.
+    assert groups["live"]["portfolio"]["turnover"] is None
+
+
+def test_late_rows_of_a_session_neither_relabel_it_nor_change_what_a_hit_is(many, tmp_path) -> None:
+    from quant_pipeline.chain.outcomes import write_outcomes
+    from quant_pipeline_tests.homes import own_environment
+
+    with own_environment(tmp_path):
+        made = many.copy(tmp_path / "late")
+        made.change_series("UPDATE predictions SET origin = 'live'")
+        before = judged(made, "above")[0]
+        n_before = made.rows(
+            "SELECT ts, n FROM prediction_outcomes WHERE task_id = 'above' ORDER BY ts"
+        )
+        made.change_series("UPDATE predictions SET origin = 'backfill' WHERE symbol = 'S023'")
+        ws = made.workspace
+        write_outcomes(ws, ws.grid.keys("2016-07", "2016-08"), ws.settings.task("above"))
+        rows = made.rows(
+            "SELECT ts, origin, n, rank_ic FROM prediction_outcomes WHERE task_id = 'above' "
+            "ORDER BY ts, origin"
+        )
+        groups = {g["origin"]: g for g in judged(made, "above")}
+    assert {origin for _, origin, _, _ in rows} == {"live", "backfill"}
+    backfilled = {ts: (n, ic) for ts, origin, n, ic in rows if origin == "backfill"}
+    assert set(backfilled.values()) == {(1, None)}
+    n_whole = dict(n_before)
+    for ts, origin, n, ic in rows:
+        if origin == "live":
+            assert n == n_whole[ts] - (ts in backfilled)
+            assert ic is not None
+    assert groups["backfill"]["turnover"] is None  # one name is no session to judge
+    assert groups["backfill"]["capacity"]["top_quantile"] is None
+    assert groups["backfill"]["n_scores"] == before["n_sessions"]
+    share = [g["metrics"]["base_rate"] for g in (before, groups["live"])]
+    assert share[0] == pytest.approx(0.5, abs=0.03)
+    assert share[1] == pytest.approx(share[0], abs=0.03)
+
+
 NEW_TASKS = """
 [[tasks]]
 task_id = "above"

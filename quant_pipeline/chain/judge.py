@@ -22,7 +22,7 @@ from quant_pipeline.ml.ranking_metrics import (
     rank_autocorrelation,
     turnover,
 )
-from quant_pipeline.ml.sessions import mean_of_defined
+from quant_pipeline.ml.sessions import index_sessions, mean_of_defined
 from quant_pipeline.ml.targets import make_target
 from quant_pipeline.settings import Task
 from quant_pipeline.stores.series import read_sessions
@@ -63,17 +63,10 @@ def judge_predictions(
     found = []
     for origin in ("live", "backfill"):
         for after in (True, False):
-            mine = rows.filter(pc.and_(pc.equal(rows["origin"], origin), pc.equal(is_after, after)))
-            if len(mine):
-                found.append(
-                    {"task": task.task_id, "origin": origin, "settings_known_before": after}
-                    | _judge(ws, task, mine)
-                    | {
-                        "baselines": [
-                            summarize(name, task, mine, mine[name].to_numpy()) for name in baselines
-                        ]
-                    }
-                )
+            is_mine = pc.and_(pc.equal(rows["origin"], origin), pc.equal(is_after, after))
+            if pc.any(is_mine).as_py():
+                names = {"task": task.task_id, "origin": origin, "settings_known_before": after}
+                found.append(names | _judge(ws, task, rows, is_mine.to_numpy(), list(baselines)))
     return found
 
 
@@ -102,44 +95,87 @@ def _read(ws: Workspace, task: Task, first: date | None, last: date | None) -> p
     )
 
 
-def _judge(ws: Workspace, task: Task, rows: pa.Table) -> dict[str, Any]:
-    spec = ws.settings.metrics
-    ts, symbol, score = days(rows["ts"]), rows["symbol"].to_numpy(), rows["score"].to_numpy()
-    label, fwd_return, value = (
-        rows[name].to_numpy().astype(np.float64) for name in ("label", "fwd_return", "traded_value")
+def _judge(
+    ws: Workspace, task: Task, rows: pa.Table, is_mine: np.ndarray, baselines: Sequence[str]
+) -> dict[str, Any]:
+    """One group. Targets come from whole sessions, and a session without its scores is a gap."""
+    spec, least = ws.settings.metrics, ws.settings.metrics.min_names
+    mine = rows.filter(pa.array(is_mine))
+    span = _with_gaps(ws, rows, mine["ts"][0].as_py(), mine["ts"][-1].as_py())
+    ts, symbol = days(span["ts"]), span["symbol"].to_numpy()
+    score, label, fwd_return, value = (
+        span[name].to_numpy().astype(np.float64)
+        for name in ("score", "label", "fwd_return", "traded_value")
     )
-    has_label = np.isfinite(fwd_return)
     target = np.full(len(ts), np.nan)
-    target[has_label] = make_target(task, ts[has_label], label[has_label], fwd_return[has_label])
-    least = spec.min_names
-    usual = ts[has_label], symbol[has_label], score[has_label]
-    portfolio = top_k_portfolio(
-        ts, symbol, score, fwd_return, spec.top_k, task.horizon, spec.cost_bps, least
+    known = np.isfinite(fwd_return)
+    target[known] = make_target(task, ts[known], label[known], fwd_return[known])
+    score[~_of_group(rows, is_mine, span)] = np.nan
+    _, session = index_sessions(ts)
+    score[np.bincount(session[np.isfinite(score)], minlength=session[-1] + 1)[session] < least] = (
+        np.nan
     )
+    usual = ts, symbol, score
+    portfolio = top_k_portfolio(*usual, fwd_return, spec.top_k, task.horizon, spec.cost_bps, least)
     names, each = capacity(ts, score, value, spec.quantile)[1:]
     by_quantile = quantile_returns(ts, score, fwd_return, N_QUANTILES, least)[1]
+    has_label = np.isfinite(mine["fwd_return"].to_numpy().astype(np.float64))
     found = {
-        "first_ts": ts[0].item(),
-        "last_ts": ts[-1].item(),
-        "n_sessions": len(np.unique(ts)),
-        "n_scores": len(ts),
+        "first_ts": mine["ts"][0].as_py(),
+        "last_ts": mine["ts"][-1].as_py(),
+        "n_sessions": len(pc.unique(mine["ts"])),
+        "n_scores": len(mine),
         "n_without_label": int((~has_label).sum()),
-        "metrics": evaluate(
-            task, *usual, label[has_label], target[has_label], fwd_return[has_label], spec
-        ),
+        "metrics": evaluate(task, *usual, label, target, fwd_return, spec),
+        "baselines": [
+            summarize(name, task, mine, mine[name].to_numpy(), spec) for name in baselines
+        ],
         "portfolio": portfolio.summary,
-        "decay": ic_decay(*usual, fwd_return[has_label], _lags(task), task.horizon, least),
+        "decay": ic_decay(*usual, fwd_return, _lags(task), task.horizon, least),
         "quantiles": [mean_of_defined(column) for column in by_quantile.T],
-        "turnover": mean_of_defined(turnover(ts, symbol, score, spec.quantile, 1)[1]),
-        "rank_autocorrelation": mean_of_defined(
-            rank_autocorrelation(ts, symbol, score, 1, least)[1]
-        ),
+        "turnover": mean_of_defined(turnover(*usual, spec.quantile, 1)[1]),
+        "rank_autocorrelation": mean_of_defined(rank_autocorrelation(*usual, 1, least)[1]),
         "capacity": {"top_quantile": mean_of_defined(names), "median_name": mean_of_defined(each)},
     }
     if task.kind == "classification":
-        found["calibration"] = calibration_bins(target[has_label], score[has_label])
+        is_judged = known & np.isfinite(score)
+        found["calibration"] = calibration_bins(target[is_judged], score[is_judged])
     plain: dict[str, Any] = _plain(found)
     return plain
+
+
+def _with_gaps(ws: Workspace, rows: pa.Table, first: date, last: date) -> pa.Table:
+    """Rows from one session to another, with an empty row for each market session without any."""
+    with ws.series.reading("judging") as con:
+        sessions = read_sessions(con)["ts"]
+    is_inside = pc.and_(pc.greater_equal(rows["ts"], first), pc.less_equal(rows["ts"], last))
+    span = rows.filter(is_inside).append_column("row", _numbers(is_inside))
+    wanted = sessions.filter(
+        pc.and_(
+            pc.and_(pc.greater_equal(sessions, first), pc.less_equal(sessions, last)),
+            pc.invert(pc.is_in(sessions, pc.unique(span["ts"]))),
+        )
+    )
+    empty = {
+        "ts": wanted,
+        "symbol": pa.array([""] * len(wanted)),
+        "row": pa.array([-1] * len(wanted)),
+    }
+    gaps = pa.table(
+        {f.name: empty.get(f.name, pa.nulls(len(wanted), f.type)) for f in span.schema}, span.schema
+    )
+    return pa.concat_tables([span, gaps]).sort_by([("ts", "ascending"), ("symbol", "ascending")])
+
+
+def _numbers(is_kept: pa.ChunkedArray) -> pa.Array:
+    return pa.array(np.flatnonzero(is_kept.to_numpy()))
+
+
+def _of_group(rows: pa.Table, is_mine: np.ndarray, span: pa.Table) -> np.ndarray:
+    """Which rows of the span belong to the group."""
+    number = span["row"].to_numpy()
+    found: np.ndarray = (number >= 0) & is_mine[np.maximum(number, 0)]
+    return found
 
 
 def _lags(task: Task) -> Sequence[int]:

@@ -172,6 +172,17 @@ def _refuse(
     return error
 
 
+def refusals_of(ws: Workspace, key: str, tasks: Sequence[Task]) -> dict[str, str]:
+    """Why tasks have no model of a partition with today's settings, where that was recorded."""
+    have = {(m.task_id, m.recipe) for m in ws.meta.trained() if m.partition_key == key}
+    found = {}
+    for task in tasks:
+        reasons = [r.reason for r in ws.meta.refusals(task.task_id) if r.partition_key == key]
+        if reasons and (task.task_id, recipe_id(ws, task)) not in have:
+            found[task.task_id] = reasons[-1]
+    return found
+
+
 def _row(
     ws: Workspace, key: str, task: Task, trained: TrainedModel, examples: Examples
 ) -> dict[str, Any]:

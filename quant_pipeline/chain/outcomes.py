@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from quant_pipeline.chain.panel import days
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.ml.metrics import session_outcomes
 from quant_pipeline.ml.targets import make_target
-from quant_pipeline.settings import Task, digest
+from quant_pipeline.settings import MetricSettings, Task, digest
 from quant_pipeline.stores.series import query, replace
 
 METRICS = ("ic", "rank_ic", "hit_rate", "base_rate", "top_minus_bottom")
@@ -30,7 +30,7 @@ def write_outcomes(
             "ORDER BY p.ts, p.symbol",
             [task.task_id, start, end],
         )
-    rows = _judge(judged, task)
+    rows = _judge(judged, task, ws.settings.metrics)
     table = pa.Table.from_pylist(rows, _OUTCOMES)
     with ws.writing("prediction_outcomes", run_id) as writing:
         where = "task_id = ? AND known_at >= ? AND known_at < ?"
@@ -54,33 +54,34 @@ _OUTCOMES = pa.schema(
 )
 
 
-def _judge(judged: pa.Table, task: Task) -> list[dict[str, Any]]:
+def _judge(judged: pa.Table, task: Task, spec: MetricSettings) -> list[dict[str, Any]]:
+    """One row a model, origin and session; targets are made from whole sessions."""
+    ts, fwd_return = days(judged["ts"]), judged["fwd_return"].to_numpy()
+    label = judged["label"].to_numpy()
+    if task.kind == "classification":
+        label = make_target(task, ts, label, fwd_return)
+    facts = judged.select(["model_id", "origin"]).to_pylist()
+    known_at = dict(zip(judged["ts"].to_pylist(), judged["known_at"].to_pylist(), strict=True))
     rows = []
-    for model_id in sorted(set(judged["model_id"].to_pylist())):
-        mine = judged.filter(pc.equal(judged["model_id"], model_id))
-        ts, fwd_return = days(mine["ts"]), mine["fwd_return"].to_numpy()
-        label = mine["label"].to_numpy()
-        if task.kind == "classification":
-            label = make_target(task, ts, label, fwd_return)
-        found = session_outcomes(ts, mine["score"].to_numpy(), label, fwd_return, task.kind)
-        facts = {
-            r["ts"]: (r["known_at"], r["origin"])
-            for r in mine.select(["ts", "known_at", "origin"]).to_pylist()
-        }
+    for model_id, origin in sorted({(f["model_id"], f["origin"]) for f in facts}):
+        mine = np.array([(f["model_id"], f["origin"]) == (model_id, origin) for f in facts])
+        found = session_outcomes(
+            ts[mine], judged["score"].to_numpy()[mine], label[mine], fwd_return[mine], task.kind,
+            spec.quantile, spec.min_names,
+        )  # fmt: skip
         for i, day in enumerate(found["ts"]):
-            ts = day.item()
             rows.append(
                 {
                     "task_id": task.task_id,
                     "model_id": model_id,
-                    "ts": ts,
-                    "known_at": facts[ts][0],
-                    "origin": facts[ts][1],
+                    "ts": day.item(),
+                    "known_at": known_at[day.item()],
+                    "origin": origin,
                     "n": int(found["n"][i]),
                     **{m: _or_none(found[m][i]) for m in METRICS},
                 }
             )
-    return rows
+    return sorted(rows, key=lambda row: (row["model_id"], row["ts"], row["origin"]))
 
 
 def _or_none(value: float) -> float | None:

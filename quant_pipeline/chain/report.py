@@ -12,7 +12,7 @@ from quant_pipeline.chain.baselines import Tell, align, permuted_scores, trivial
 from quant_pipeline.chain.panel import days
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.ml.metrics import information_coefficient, newey_west_se, top_minus_bottom
-from quant_pipeline.settings import Task
+from quant_pipeline.settings import MetricSettings, Task
 
 Floats = npt.NDArray[np.float64]
 
@@ -25,16 +25,16 @@ def compare(
     Each task's predictions, then, on the rows of the last task's, a model of it trained on labels
     permuted across symbols (at every fourth as-of) and three trivial scores.
     """
-    found = []
+    found, spec = [], ws.settings.metrics
     for task in ws.settings.tasks:
         rows = _scored(ws, task, first, last)
-        found.append(summarize(f"task {task.task_id}", task, rows, rows["score"].to_numpy()))
+        found.append(summarize(f"task {task.task_id}", task, rows, rows["score"].to_numpy(), spec))
     permuted = permuted_scores(ws, task, baseline_keys, last, tell)
     if permuted is not None:
         (score,) = align(rows, permuted).values()
-        found.append(summarize(f"{task.task_id}, permuted labels", task, rows, score))
+        found.append(summarize(f"{task.task_id}, permuted labels", task, rows, score, spec))
     for name, score in align(rows, trivial_scores(ws, first, last)).items():
-        found.append(summarize(name, task, rows, score))
+        found.append(summarize(name, task, rows, score, spec))
     return found
 
 
@@ -48,7 +48,9 @@ def _scored(ws: Workspace, task: Task, first: date, last: date) -> pa.Table:
     )
 
 
-def summarize(name: str, task: Task, rows: pa.Table, score: Floats) -> dict[str, Any]:
+def summarize(
+    name: str, task: Task, rows: pa.Table, score: Floats, spec: MetricSettings
+) -> dict[str, Any]:
     """What a score of rows with ts and fwd_return was worth; rows without one do not count.
 
     Standard errors are Newey-West over sessions with a lag of twice the horizon.
@@ -57,8 +59,9 @@ def summarize(name: str, task: Task, rows: pa.Table, score: Floats) -> dict[str,
     known = np.isfinite(score) & np.isfinite(fwd_return)
     ts, score, fwd_return = days(rows["ts"])[known], score[known], fwd_return[known]
     lag = 2 * task.horizon
-    sessions, rank_ic = information_coefficient(ts, score, fwd_return, rank=True)
-    _, spread = top_minus_bottom(ts, score, fwd_return)
+    least = spec.min_names
+    sessions, rank_ic = information_coefficient(ts, score, fwd_return, True, least)
+    _, spread = top_minus_bottom(ts, score, fwd_return, spec.quantile, least)
     months = sessions.astype("datetime64[M]")
     by_month = [_mean(rank_ic[months == month]) for month in np.unique(months)]
     known_months = [m for m in by_month if m == m]

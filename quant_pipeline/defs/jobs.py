@@ -16,6 +16,7 @@ from dagster._core.storage.tags import (
 )
 
 from quant_pipeline.chain.estimate import estimate_backfill
+from quant_pipeline.chain.learn import refusals_of
 from quant_pipeline.chain.plan import (
     missing_models,
     missing_scores,
@@ -160,6 +161,10 @@ def train(runner: Runner, wanted: Mapping[str, Sequence[Task]], n_jobs: int = 1)
             )
         except (DegenerateData, NotEnoughHistory) as error:
             refused[key] = str(error)  # the incumbent serves; the reason is in the registry
+        else:
+            reasons = refusals_of(runner.workspace, key, tasks)
+            if reasons:
+                refused[key] = " ".join(reasons.values())
     if wanted:
         runner.progress("models", len(wanted), len(wanted))
     return refused

@@ -240,10 +240,12 @@ def train(asof: Day = None, task: TaskId = None, as_json: Json = False) -> None:
     with progress() as tell, Runner.open(ws, tell) as runner:
         fill_data(runner, stored)
         refused = train_keys(runner, {key: tasks})
-    if refused:
-        raise NotEnoughHistory(refused[key])
     ids = {t.task_id for t in tasks}
     rows = [model_row(m) for m in ws.meta.models() if m.partition_key == key and m.task_id in ids]
+    if refused and not rows:
+        raise NotEnoughHistory(refused[key])
+    for reason in refused.values():
+        say(f"Not trained: {reason}")
     emit(rows, as_json, lambda: print_table(rows, MODEL_COLUMNS))
 
 

@@ -21,12 +21,12 @@ from quant_pipeline.stores.pse import fetch_pse
 from quant_pipeline.stores.series import fetch_row
 
 Tell = Callable[[str, int, int], None]
-FIRST, LAST = date(2019, 12, 1), date(2021, 12, 15)
+FIRST, LAST = date(2020, 12, 1), date(2021, 12, 15)
 SOURCE = "pse.parquet"
 
 
 def run_demo(tell: Tell) -> dict[str, Any]:
-    """Fetch, ingest, walk 25 as-ofs forward, compare; gives what is shown, as plain data."""
+    """Fetch, ingest, walk 13 as-ofs forward, compare; gives what is shown, as plain data."""
     home = Home.from_environment()
     home.models.mkdir(parents=True, exist_ok=True)
     if not home.settings_file.exists():

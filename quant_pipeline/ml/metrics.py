@@ -331,6 +331,7 @@ def session_outcomes(
     label: np.ndarray,
     fwd_return: np.ndarray,
     kind: Literal["classification", "regression", "ranking"],
+    quantile: float = 0.2,
     min_names: int = MIN_NAMES,
 ) -> dict[str, np.ndarray]:
     """How the scores of each session turned out: one row per session, as columns.
@@ -360,7 +361,7 @@ def session_outcomes(
         "rank_ic": information_coefficient(ts, score, fwd_return, True, min_names)[1],
         "hit_rate": session_means(session, len(sessions), is_hit, counted),
         "base_rate": base_rate,
-        "top_minus_bottom": top_minus_bottom(ts, score, fwd_return, min_names=min_names)[1],
+        "top_minus_bottom": top_minus_bottom(ts, score, fwd_return, quantile, min_names)[1],
     }
 
 

@@ -7,7 +7,7 @@ A good bar on a date that is no session is a version, too, but not one of prices
 in prices_rejected as no_session, until enough of the other symbols came and the date is one.
 """
 
-VERSION = 4
+VERSION = 5
 NEWEST = 9223372036854775807
 
 TABLES = f"""
@@ -112,7 +112,7 @@ CREATE TABLE prediction_outcomes (
     task_id VARCHAR NOT NULL, model_id VARCHAR NOT NULL, ts DATE NOT NULL, known_at DATE NOT NULL,
     origin VARCHAR NOT NULL, n BIGINT NOT NULL, ic DOUBLE, rank_ic DOUBLE, hit_rate DOUBLE,
     base_rate DOUBLE, top_minus_bottom DOUBLE,
-    PRIMARY KEY (task_id, model_id, ts));
+    PRIMARY KEY (task_id, model_id, ts, origin));
 """
 
 TRAINING_FRAME = """
