@@ -15,6 +15,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from datetime import date
@@ -37,7 +38,7 @@ from quant_pipeline.ml.train import Recipe, train_models
 from quant_pipeline.settings import DEFAULT_TASKS, FoldSettings, Home, MetricSettings, TrainSettings
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
-SCRATCH = Path(os.environ.get("BENCH_SCRATCH", "/tmp/quant_defaults"))
+SCRATCH = Path(os.environ.get("BENCH_SCRATCH", Path(tempfile.gettempdir()) / "quant_defaults"))
 PANELS = {
     "wiki": ("us_wiki100_1990_2018", "1990-01-01", "America/New_York"),
     "pse": ("ph_pse_2010_2021", "2010-01-01", "Asia/Manila"),

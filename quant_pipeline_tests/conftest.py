@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pandas as pd
 import pytest
+from hypothesis import settings
 
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline_tests.homes import (
@@ -13,6 +14,10 @@ from quant_pipeline_tests.homes import (
     own_environment,
     sample_market,
 )
+
+# How long an example takes on a busy machine says nothing about it.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture

@@ -132,8 +132,10 @@ def test_a_session_without_scores_of_a_group_is_a_gap_and_not_left_out(used) -> 
         "UPDATE predictions SET origin = 'live' WHERE ts IN (SELECT unnest(?))", live
     )
     groups = {g["origin"]: g for g in judged(used)}
-    assert groups["live"]["turnover"] is None  # no session has one right before it
-    assert groups["live"]["rank_autocorrelation"] is None
+    assert (
+        groups["live"]["sessions"]["turnover"]["mean"] is None
+    )  # no session has one right before it
+    assert groups["live"]["sessions"]["rank_autocorrelation"]["mean"] is None
     every, known = (
         used.workspace,
         used.rows(
@@ -178,8 +180,10 @@ def test_late_rows_of_a_session_neither_relabel_it_nor_change_what_a_hit_is(many
         if origin == "live":
             assert n == n_whole[ts] - (ts in backfilled)
             assert ic is not None
-    assert groups["backfill"]["turnover"] is None  # one name is no session to judge
-    assert groups["backfill"]["capacity"]["top_quantile"] is None
+    assert (
+        groups["backfill"]["sessions"]["turnover"]["mean"] is None
+    )  # one name is no session to judge
+    assert groups["backfill"]["sessions"]["capacity_top_quantile"]["mean"] is None
     assert groups["backfill"]["n_scores"] == before["n_sessions"]
     share = [g["metrics"]["base_rate"] for g in (before, groups["live"])]
     assert share[0] == pytest.approx(0.5, abs=0.03)

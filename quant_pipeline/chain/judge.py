@@ -22,7 +22,8 @@ from quant_pipeline.ml.ranking_metrics import (
     rank_autocorrelation,
     turnover,
 )
-from quant_pipeline.ml.sessions import index_sessions, mean_of_defined
+from quant_pipeline.ml.session_metrics import mean_and_error, session_metrics
+from quant_pipeline.ml.sessions import index_sessions, mean_of_defined, newey_west_se
 from quant_pipeline.ml.targets import make_target
 from quant_pipeline.settings import Task
 from quant_pipeline.stores.series import read_sessions
@@ -42,7 +43,7 @@ def judge_predictions(
     One result for each `origin` (`live`: scored at once; `backfill`: later) and for sessions after
     and up to `chosen_asof` of their model: up to it the settings may have been led by their
     outcomes. Each has `metrics` (beside their base rates), `baselines`, `portfolio` (top k, gross
-    and net of costs), `decay`, `quantiles`, `turnover`, `rank_autocorrelation`, `capacity` and, for
+    and net of costs), `decay`, `quantiles`, `sessions` and, for
     a classification, `calibration`. Baselines are trivial scores of the same rows and, with
     `permuted_with`, which is told of the progress, those of models trained on permuted labels at
     every fourth as-of. Raises NoData if there is no such session.
@@ -117,7 +118,12 @@ def _judge(
     )
     usual = ts, symbol, score
     portfolio = top_k_portfolio(*usual, fwd_return, spec.top_k, task.horizon, spec.cost_bps, least)
+    lag = 2 * task.horizon
+    columns = session_metrics(task, *usual, target, fwd_return, spec)[1]
     names, each = capacity(ts, score, value, spec.quantile)[1:]
+    columns["turnover"] = turnover(*usual, spec.quantile, 1)[1]
+    columns["rank_autocorrelation"] = rank_autocorrelation(*usual, 1, least)[1]
+    columns |= {"capacity_top_quantile": names, "capacity_median_name": each}
     by_quantile = quantile_returns(ts, score, fwd_return, N_QUANTILES, least)[1]
     has_label = np.isfinite(mine["fwd_return"].to_numpy().astype(np.float64))
     found = {
@@ -130,12 +136,15 @@ def _judge(
         "baselines": [
             summarize(name, task, mine, mine[name].to_numpy(), spec) for name in baselines
         ],
-        "portfolio": portfolio.summary,
+        "sessions": mean_and_error(columns, lag),
+        "portfolio": portfolio.summary
+        | {
+            "n_unpriced": mean_of_defined(portfolio.n_unpriced),
+            "tied": mean_of_defined(portfolio.tied),
+        },
         "decay": ic_decay(*usual, fwd_return, _lags(task), task.horizon, least),
         "quantiles": [mean_of_defined(column) for column in by_quantile.T],
-        "turnover": mean_of_defined(turnover(*usual, spec.quantile, 1)[1]),
-        "rank_autocorrelation": mean_of_defined(rank_autocorrelation(*usual, 1, least)[1]),
-        "capacity": {"top_quantile": mean_of_defined(names), "median_name": mean_of_defined(each)},
+        "quantiles_se": [newey_west_se(column, lag) for column in by_quantile.T],
     }
     if task.kind == "classification":
         is_judged = known & np.isfinite(score)

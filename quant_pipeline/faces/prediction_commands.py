@@ -1,12 +1,13 @@
 """`quant predictions`: stored scores, why one is what it is, and what they were worth."""
 
 from datetime import date
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from quant_pipeline.faces.options import Day, Json, TaskId, chosen, open_workspace
-from quant_pipeline.faces.output import count, emit, parse_day, print_table, progress
+from quant_pipeline.faces.output import emit, parse_day, print_table, progress
+from quant_pipeline.faces.report import show_group
 
 predictions_app = typer.Typer(
     help="Stored scores (see `quant predictions --help`).", rich_markup_mode=None
@@ -116,71 +117,6 @@ def report(
 
     def show() -> None:
         for group in found:
-            _show_group(group)
+            show_group(group)
 
     emit(found, as_json, show)
-
-
-SHOWN = (
-    ("RankIC", "rank_ic", "rank_ic_se", None),
-    ("IC", "ic", "ic_se", None),
-    ("accuracy", "accuracy", None, "accuracy_base"),
-    ("AUC", "auc", None, None),
-    ("average precision", "average_precision", None, "base_rate"),
-    ("log loss", "log_loss", None, "log_loss_base"),
-    ("mean squared error", "mse", None, "mse_base"),
-    ("precision of the top k", "precision_at_k", None, "precision_at_k_base"),
-    ("NDCG of the top k", "ndcg_at_k", None, "ndcg_at_k_base"),
-    ("top minus bottom, gross", "top_minus_bottom", "top_minus_bottom_se", None),
-)
-
-
-def _show_group(group: dict[str, Any]) -> None:
-    metrics, portfolio = group["metrics"], group["portfolio"]
-    when = "after" if group["settings_known_before"] else "NOT after"
-    typer.echo(
-        f"{group['task']}, {group['origin']}, {group['first_ts']} to {group['last_ts']}: "
-        f"{count(group['n_sessions'], 'session')}, {count(group['n_scores'], 'score')}; "
-        f"sessions {when} the settings were chosen"
-    )
-    if metrics["is_short"]:
-        typer.echo("Too few sessions for these standard errors: under ten horizons.")
-    rows = [
-        {"metric": title, "value": metrics[name], "± s.e.": metrics.get(se or ""),
-         "chance": metrics.get(base or "")}
-        for title, name, se, base in SHOWN if metrics.get(name) is not None
-    ]  # fmt: skip
-    print_table(rows)
-    print_table(
-        [
-            {
-                "on the same rows": row["score"], "RankIC": row["rank_ic"],
-                "± s.e.": row["rank_ic_se"], "top minus bottom": row["top_minus_bottom"],
-                "± s.e. ": row["top_minus_bottom_se"],
-            }
-            for row in group["baselines"]
-        ]
-    )  # fmt: skip
-    lines = {
-        "quantiles, low to high score": "  ".join(
-            "–" if q is None else f"{q:+.4f}" for q in group["quantiles"]
-        ),
-        "RankIC by age of the score": "  ".join(
-            f"{d['lag']}: {d['rank_ic']:+.4f}" for d in group["decay"] if d["rank_ic"] is not None
-        ),
-        "turnover of the top quantile, a session": _number(group["turnover"]),
-        "rank autocorrelation, one session": _number(group["rank_autocorrelation"]),
-        "traded value of the top quantile, a session": _amount(group["capacity"]["top_quantile"]),
-    }
-    for title, text in lines.items():
-        typer.echo(f"{title}: {text}")
-    typer.echo("top-k portfolio: " + ", ".join(
-        f"{name} {_number(value)}" for name, value in portfolio.items()) + "\n")  # fmt: skip
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
-
-
-def _amount(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.0f}"

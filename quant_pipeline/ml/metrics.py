@@ -220,21 +220,19 @@ def evaluate(
     annualized; ``is_short`` is 1 if fewer than 10 * horizon sessions have an IC, too few for
     these errors. Losses are against ``target``, what the model was fitted to: the 0/1 label, or
     what a regression made of the return. A ranking has none: its score estimates nothing. Rows
-    without a ``label`` are left out.
+    without a ``label`` do not count, but their sessions stay: a gap in time is a gap.
     """
     known = np.isfinite(label)
-    if not known.all():
-        ts, symbol, score = ts[known], symbol[known], score[known]
-        target, fwd_return = target[known], fwd_return[known]
+    score = np.where(known, score, np.nan)
     lag = 2 * task.horizon
-    sessions, ic = information_coefficient(ts, score, fwd_return, False, spec.min_names)
+    _, ic = information_coefficient(ts, score, fwd_return, False, spec.min_names)
     _, rank_ic = information_coefficient(ts, score, fwd_return, True, spec.min_names)
     _, spread = top_minus_bottom(ts, score, fwd_return, spec.quantile, spec.min_names)
     defined = ic[np.isfinite(ic)]
     every_hth = every_hth_mean(rank_ic, task.horizon)
     metrics: dict[str, float] = {
-        "n_rows": len(ts),
-        "n_sessions": len(sessions),
+        "n_rows": int(known.sum()),
+        "n_sessions": len(np.unique(ts[known])),
         "n_ic_sessions": len(defined),
         "is_short": int(len(defined) < 10 * task.horizon),
         "ic": mean_of_defined(ic),
