@@ -21,7 +21,7 @@ def make_definitions(workspace: Workspace) -> dg.Definitions:
         # cover what is used of them.
         warnings.simplefilter("ignore", BetaWarning)
         warnings.simplefilter("ignore", PreviewWarning)
-        assets, checks = make_assets(grid), make_checks(grid)
+        assets, checks = make_assets(grid, workspace.settings), make_checks(grid)
     return dg.Definitions(
         assets=assets,
         asset_checks=checks,
