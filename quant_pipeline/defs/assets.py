@@ -15,7 +15,7 @@ from quant_pipeline.chain.outcomes import publish_outcomes, write_outcomes
 from quant_pipeline.chain.predict import publish_predictions, score_challenger, score_partition
 from quant_pipeline.chain.prices import describe_prices, publish_prices, revalidate
 from quant_pipeline.chain.workspace import Workspace
-from quant_pipeline.defs.columns import SCHEMA, column_schemas, schema_of_own
+from quant_pipeline.defs.columns import catalogue, named, schema_of_own
 from quant_pipeline.defs.describe import (
     describe_features,
     describe_folds,
@@ -45,7 +45,7 @@ OWNERS = ["team:quant"]
 WorkspaceParam = dg.ResourceParam[Workspace]
 Grid = dg.TimeWindowPartitionsDefinition
 Done = dg.MaterializeResult[None]
-Schemas = Mapping[str, dg.TableSchema]
+Schemas = Mapping[str, Mapping[str, Any]]
 
 
 class TaskConfig(dg.Config):
@@ -56,7 +56,7 @@ class TaskConfig(dg.Config):
 
 def make_assets(grid: Grid, settings: Settings) -> list[dg.AssetsDefinition]:
     """All assets on one grid, mapped one to one; scores use the model of the partition before."""
-    schemas = column_schemas(settings)
+    schemas = catalogue(settings)
     return [
         *_market(grid, schemas), *_frames(grid, schemas), _models(grid, schemas),
         *_predictions(grid, schemas),
@@ -66,7 +66,7 @@ def make_assets(grid: Grid, settings: Settings) -> list[dg.AssetsDefinition]:
 def _market(grid: Grid, schemas: Schemas) -> list[dg.AssetsDefinition]:
     @dg.asset(partitions_def=grid, group_name="market", kinds={"csv", "duckdb"}, owners=OWNERS,
               pool="series", backfill_policy=BULK,
-              metadata={SCHEMA: schemas["prices_daily"]})  # fmt: skip
+              metadata=schemas["prices_daily"])  # fmt: skip
     def prices_daily(context: dg.AssetExecutionContext, workspace: WorkspaceParam) -> Done:
         """One symbol's bar on a session of the partition, as last ingested.
 
@@ -83,13 +83,14 @@ def _market(grid: Grid, schemas: Schemas) -> list[dg.AssetsDefinition]:
         publish_prices(workspace)
         described = describe_prices(workspace, context.partition_keys)
         for_each_partition(context, with_row_count(described))
-        return dg.MaterializeResult(metadata=meter.read(len(described)))
+        meter.tell(context)
+        return dg.MaterializeResult()
 
     @dg.asset(partitions_def=grid, group_name="market", kinds={"numpy", "duckdb"}, owners=OWNERS,
               pool="series", backfill_policy=BULK, deps=["prices_daily"],
               metadata={"partition_expr": "ts", "key": ["symbol", "ts"],
                         "rows_expected_with_prices": True,
-                        SCHEMA: schemas["features_daily"]})  # fmt: skip
+                        **schemas["features_daily"]})  # fmt: skip
     def features_daily(context: dg.AssetExecutionContext, workspace: WorkspaceParam) -> Blocks:
         """What was known of a symbol at the close of a session of the partition.
 
@@ -102,7 +103,8 @@ def _market(grid: Grid, schemas: Schemas) -> list[dg.AssetsDefinition]:
             for keys, found in features_in_blocks(workspace, context.partition_keys):
                 for_each_partition(context, describe_features(workspace, found, keys))
                 yield keys, found.rows
-            context.add_asset_metadata(meter.read(len(context.partition_keys)))
+            meter.tell(context)
+            context.add_asset_metadata(named("features_daily"))
             newest = schema_of_own(workspace)
             context.add_asset_metadata(newest, partition_key=context.partition_keys[-1])
 
@@ -112,7 +114,7 @@ def _market(grid: Grid, schemas: Schemas) -> list[dg.AssetsDefinition]:
               pool="series", backfill_policy=BULK, deps=["prices_daily"],
               metadata={"partition_expr": "known_at", "key": ["task_id", "symbol", "ts"],
                         "some_rows_expected_with_prices": True,
-                        SCHEMA: schemas["labels"]})  # fmt: skip
+                        **schemas["labels"]})  # fmt: skip
     def labels(context: dg.AssetExecutionContext, workspace: WorkspaceParam) -> Blocks:
         """An outcome that became known in the partition; its session `ts` is earlier.
 
@@ -125,7 +127,8 @@ def _market(grid: Grid, schemas: Schemas) -> list[dg.AssetsDefinition]:
                 parts = split(workspace, rows, "known_at", keys)
                 for_each_partition(context, {key: describe_labels(part) for key, part in parts})
                 yield keys, rows
-            context.add_asset_metadata(meter.read(len(context.partition_keys)))
+            meter.tell(context)
+            context.add_asset_metadata(named("labels"))
 
         return Blocks(described())
 
@@ -135,7 +138,7 @@ def _market(grid: Grid, schemas: Schemas) -> list[dg.AssetsDefinition]:
 def _frames(grid: Grid, schemas: Schemas) -> list[dg.AssetsDefinition]:
     @dg.asset(partitions_def=grid, group_name="learning", kinds={"view", "duckdb"}, owners=OWNERS,
               pool="series", backfill_policy=BULK, deps=["features_daily", "labels"],
-              metadata={SCHEMA: schemas["training_frame"]})  # fmt: skip
+              metadata=schemas["training_frame"])  # fmt: skip
     def training_frame(context: dg.AssetExecutionContext, workspace: WorkspaceParam) -> Done:
         """An example that became trainable in the partition: features at `ts`, the label known now.
 
@@ -145,12 +148,13 @@ def _frames(grid: Grid, schemas: Schemas) -> list[dg.AssetsDefinition]:
         meter = Meter()
         manifests = write_manifests(workspace, context.partition_keys, context.run.run_id)
         for_each_partition(context, describe_manifests(manifests))
-        return dg.MaterializeResult(metadata=meter.read(len(context.partition_keys)))
+        meter.tell(context)
+        return dg.MaterializeResult()
 
     @dg.asset(partitions_def=grid, group_name="learning", kinds={"duckdb"}, owners=OWNERS,
               pool="series", backfill_policy=ONE_BY_ONE, deps=["training_frame"],
               output_required=False,
-              metadata={SCHEMA: schemas["walkforward_folds"]})  # fmt: skip
+              metadata=schemas["walkforward_folds"])  # fmt: skip
     def walkforward_folds(
         context: dg.AssetExecutionContext, workspace: WorkspaceParam, config: TaskConfig
     ) -> Iterator[Done]:
@@ -174,7 +178,9 @@ def _frames(grid: Grid, schemas: Schemas) -> list[dg.AssetsDefinition]:
         described = (
             describe_folds(summarize(rows)) | with_row_count({key: {"rows": len(rows)}})[key]
         )
-        yield dg.MaterializeResult(metadata=described | describe_refusals(refused) | meter.read())
+        for_each_partition(context, {key: described | describe_refusals(refused)})
+        meter.tell(context)
+        yield dg.MaterializeResult()
 
     return [training_frame, walkforward_folds]
 
@@ -183,7 +189,7 @@ def _models(grid: Grid, schemas: Schemas) -> dg.AssetsDefinition:
     @dg.asset(partitions_def=grid, group_name="learning", kinds={"lightgbm", "sqlite"},
               owners=OWNERS, pool="training", backfill_policy=ONE_BY_ONE,
               deps=["walkforward_folds"], output_required=False,
-              metadata={SCHEMA: schemas["lgbm_model"]})  # fmt: skip
+              metadata=schemas["lgbm_model"])  # fmt: skip
     def lgbm_model(
         context: dg.AssetExecutionContext, workspace: WorkspaceParam, config: TaskConfig
     ) -> Iterator[Done]:
@@ -208,7 +214,10 @@ def _models(grid: Grid, schemas: Schemas) -> dg.AssetsDefinition:
             else:
                 described |= pictures.of_model(result) | describe_model(result)
         raise_or_tell(context, refused, found=bool(described))
-        yield dg.MaterializeResult(metadata=described | describe_refusals(refused) | meter.read())
+        # As a result's own, Dagster would store it twice: with the output, too.
+        for_each_partition(context, {context.partition_key: described | describe_refusals(refused)})
+        meter.tell(context)
+        yield dg.MaterializeResult()
 
     return lgbm_model
 
@@ -219,7 +228,7 @@ def _predictions(grid: Grid, schemas: Schemas) -> list[dg.AssetsDefinition]:
     @dg.asset(partitions_def=grid, group_name="predictions", kinds={"duckdb", "parquet"},
               owners=OWNERS, pool="series", backfill_policy=BULK,
               deps=["features_daily", dg.AssetDep("lgbm_model", partition_mapping=one_before)],
-              metadata={SCHEMA: schemas["predictions"]})  # fmt: skip
+              metadata=schemas["predictions"])  # fmt: skip
     def predictions(
         context: dg.AssetExecutionContext, workspace: WorkspaceParam, config: TaskConfig
     ) -> Done:
@@ -241,11 +250,12 @@ def _predictions(grid: Grid, schemas: Schemas) -> list[dg.AssetsDefinition]:
                 described[key] |= describe_scored(scored)
         publish_predictions(workspace, context.partition_keys)
         for_each_partition(context, with_row_count(described))
-        return dg.MaterializeResult(metadata=meter.read(len(described)))
+        meter.tell(context)
+        return dg.MaterializeResult()
 
     @dg.asset(partitions_def=grid, group_name="predictions", kinds={"duckdb", "parquet"},
               owners=OWNERS, pool="series", backfill_policy=BULK, deps=["labels", "predictions"],
-              metadata={SCHEMA: schemas["prediction_outcomes"]})  # fmt: skip
+              metadata=schemas["prediction_outcomes"])  # fmt: skip
     def prediction_outcomes(
         context: dg.AssetExecutionContext, workspace: WorkspaceParam, config: TaskConfig
     ) -> Done:
@@ -266,6 +276,7 @@ def _predictions(grid: Grid, schemas: Schemas) -> list[dg.AssetsDefinition]:
                 described[key] |= shown | describe_outcomes(task.task_id, mine)
         publish_outcomes(workspace, keys)
         for_each_partition(context, described)
-        return dg.MaterializeResult(metadata=meter.read(len(keys)))
+        meter.tell(context)
+        return dg.MaterializeResult()
 
     return [predictions, prediction_outcomes]

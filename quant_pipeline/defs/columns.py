@@ -93,8 +93,8 @@ COLUMNS: Mapping[str, Sequence[tuple[str, str, str]]] = {
 }  # fmt: skip
 
 
-def column_schemas(settings: Settings) -> dict[str, dg.TableSchema]:
-    """The schema of each asset's table by the asset's name.
+def catalogue(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Metadata of each asset's definition: its table's name and columns.
 
     Of a user's own features only the modules are named: loading definitions runs no code of theirs.
     """
@@ -103,11 +103,17 @@ def column_schemas(settings: Settings) -> dict[str, dg.TableSchema]:
     if own:
         features.append(("…", "FLOAT", f"features of {', '.join(own)}: see the materializations"))
     frame = [*COLUMNS["labels"][:3], *OUTCOME, *features]
-    return {
+    schemas = {
         **{asset: _schema(columns) for asset, columns in COLUMNS.items()},
         "features_daily": features_schema(features),
         "training_frame": _schema(frame),
     }
+    return {asset: {SCHEMA: schema, **named(asset)} for asset, schema in schemas.items()}
+
+
+def named(asset: str) -> dict[str, Any]:
+    """The name of an asset's table; models are rows of the registry, in SQLite."""
+    return {"dagster/table_name": "models" if asset == "lgbm_model" else asset}
 
 
 def schema_of_own(workspace: Workspace) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
+
 SECONDS, PEAK_MEMORY = "seconds", "peak_memory_mb"
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -19,6 +21,12 @@ class Meter:
         with suppress(OSError):  # not Linux, or not allowed
             _RESET.write_text("5")  # the peak of resident memory is what is held now
 
+    def tell(self, context: dg.AssetExecutionContext) -> None:
+        """Metadata of each partition of the step."""
+        keys = context.partition_keys
+        for key in keys:
+            context.add_asset_metadata(self.read(len(keys)), partition_key=key)
+
     def read(self, n_partitions: int = 1) -> dict[str, Any]:
         """Numbers for each of the partitions of a run, seconds in equal shares."""
         seconds = (time.perf_counter() - self.began) / n_partitions
@@ -28,8 +36,7 @@ class Meter:
 def peak_memory_mb() -> float:
     """The most memory that the process held since it was last set back, in MiB."""
     if _STATUS.exists():
-        lines = _STATUS.read_text().splitlines()
-        for line in lines:
+        for line in _STATUS.read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) / 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

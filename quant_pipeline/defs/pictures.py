@@ -47,7 +47,11 @@ LOOK: dict[str, Any] = {
     },
     "axisX": {"grid": False},
 }  # fmt: skip
-UNSEEN = re.compile(r' (?:class|role|aria-[a-z]+|pointer-events)="[^"]*"')
+UNSEEN = re.compile(
+    r' (?:class|role|aria-[a-z]+|pointer-events|version|xmlns:xlink)="[^"]*"'
+    r'| (?:opacity|stroke-width)="1"| font-family="sans-serif"'
+    r'|<path(?: [a-z-]+="[^"]*")*? d=""[^>]*/>|<path[^>]* d="M0,0h0v0h0Z"[^>]*/>'
+)
 ROUNDED = re.compile(r'(?:\bd|transform|[xy][12]?)="[^"]*"')
 
 
@@ -273,6 +277,6 @@ def _image(title: str, subtitle: str, chart: "alt.TopLevelMixin") -> str:
 
 def embed(title: str, svg: str) -> str:
     """An SVG as Markdown, without what nobody sees, to a tenth of a pixel."""
-    small = UNSEEN.sub("", svg)
+    small = UNSEEN.sub("", svg).replace("<svg ", '<svg font-family="sans-serif" ', 1)
     small = ROUNDED.sub(lambda found: re.sub(r"(\.\d)\d+", r"\1", found.group()), small)
     return f"![{title}](data:image/svg+xml;base64,{base64.b64encode(small.encode()).decode()})"
