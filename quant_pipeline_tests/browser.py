@@ -82,14 +82,23 @@ class Page:
         """Click on the element that a JavaScript expression gives, once it is there."""
         self.wait_for(f"(() => {{ const e = {expression}; if (e) e.click(); return !!e; }})()")
 
+    def press(self, key: str, code: str, *, alt: bool = False) -> None:
+        """Press and release a key."""
+        for kind in ("rawKeyDown", "keyUp"):
+            self.do("Input.dispatchKeyEvent", type=kind, modifiers=int(alt), key=key, code=code)
+
     def resize(self, width: int, height: int) -> None:
         """Give the window another size."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self.do("Emulation.setDeviceMetricsOverride", **size)
 
-    def keep(self, path: Path) -> None:
-        """Save what is to be seen as a PNG."""
-        shot = self.do("Page.captureScreenshot", format="png")
+    def keep(self, path: Path, area: tuple[float, float, float, float] | None = None) -> None:
+        """Save what is to be seen, or an area of it (left, top, width, height), as a PNG."""
+        clip = {}
+        if area:
+            names = ("x", "y", "width", "height", "scale")
+            clip = {"clip": dict(zip(names, (*area, 1), strict=True))}
+        shot = self.do("Page.captureScreenshot", format="png", **clip)
         path.write_bytes(base64.b64decode(shot["data"]))
 
 
