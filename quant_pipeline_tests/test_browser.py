@@ -30,10 +30,18 @@ SHOWS = (
     "&& name.startsWith(text.split('…')[0]) && name.endsWith(text.split('…')[1]))"
 )
 LEFT = "getBoundingClientRect().left"
-GRAPH = (
-    "document.querySelector('svg foreignObject').closest('svg').parentElement"
-    ".getBoundingClientRect()"
-)
+# The area of the graph with a margin, once its nodes are loaded and all of them are to be seen.
+GRAPH = """(() => {
+    const boxes = [...document.querySelectorAll('foreignObject')].map(
+        e => e.getBoundingClientRect());
+    const least = side => Math.min(...boxes.map(b => b[side]));
+    const most = side => Math.max(...boxes.map(b => b[side]));
+    const [left, top, right, end] = [least('left'), least('top'), most('right'), most('bottom')];
+    const text = document.body.innerText;
+    const isWhole = boxes.length > 10 && right < innerWidth && text.includes('%');
+    return isWhole && !text.includes('Loading')
+        && [left - 20, top - 20, right - left + 40, end - top + 40];
+})()"""
 LINKS = SAYING % "e.textContent == '[Show Markdown]'"
 IMAGES = "[...document.querySelectorAll('img[alt]')].filter(e => e.src.startsWith('data:image/'))"
 DRAWN = f"{IMAGES}.filter(e => e.complete && e.naturalWidth > 0)"
@@ -53,6 +61,8 @@ def server(finished, tmp_path_factory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("browser")
     home = finished.copy(folder / "home")
     with own_environment(folder):
+        with home.runner(recorded=True) as runner:  # its prices came by an ingest of a test
+            runner.materialize(["prices_daily"], "2015-06", "2016-08")
         found = start(home, folder / "log", free_port())
         try:
             found.wait_for("starting", found.answers, 90)
@@ -84,7 +94,7 @@ def test_the_asset_graph_reads_from_left_to_right(server, page, keep) -> None:
         # A long name is shortened in the middle; a group may have the name of an asset.
         said = SAYING % f"e.closest('foreignObject') && {SHOWS}('{name}', e.textContent)"
         left[name] = page.wait_for(f"Math.max(0, ...{said}.map(e => e.{LEFT}))")
-    area = page.wait_for(f"{GRAPH}.width > 600 && [{GRAPH}.x, 130, {GRAPH}.width, 610]")
+    area = page.wait_for(GRAPH)
     keep("asset-graph", area)
     order = ["prices_daily", "features_daily", "training_frame", "walkforward_folds",
              "lgbm_model", "predictions", "prediction_outcomes"]  # fmt: skip
@@ -112,7 +122,9 @@ def test_a_run_shows_its_pictures(server, page, keep) -> None:
     assert "Calibration" in titles[2]
     assert "Importance" in titles[3]
     assert page.wait_for(f"Math.min(...{DRAWN}.map(e => e.naturalWidth))") > 400
-    keep("run-pictures")
+    box = "document.querySelector('img[alt*=RankIC]').closest('[class*=ialog]')"
+    area = f"(r => [r.left, r.top, r.width, r.height])({box}.getBoundingClientRect())"
+    keep("run-pictures", page.wait_for(area))
 
 
 def test_an_image_that_cannot_be_shown_is_noticed(page, tmp_path) -> None:

@@ -124,7 +124,7 @@ def test_a_model_has_pictures_with_titles_axes_and_units(told) -> None:
 
 def test_the_folds_of_a_model_are_a_table(told) -> None:
     table = told["lgbm_model", KEY]["up_5d/folds"].splitlines()
-    assert table[0].startswith("| fold | train_start |")
+    assert table[0].startswith("| fold | test_start | test_end | n_train |")
     assert len(table) == 2 + 2, "two folds"
 
 

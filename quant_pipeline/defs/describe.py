@@ -177,16 +177,22 @@ def markdown(rows: Sequence[dict[str, Any]]) -> dg.MetadataValue[Any]:
     names = list(rows[0])
     lines = ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
     for row in rows:
-        cells = (f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values())
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append("| " + " | ".join(_cell(value) for value in row.values()) + " |")
     return dg.MetadataValue.md("\n".join(lines))
 
 
+def _cell(value: Any) -> str:
+    if value is None or value != value:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:g}" if value.is_integer() else f"{value:.4f}"
+    return str(value)
+
+
+# As many as the page has room for; the other windows are in walkforward_folds.
 FOLD_COLUMNS = (
-    "fold", "train_start", "train_end", "stop_start", "stop_end", "test_start", "test_end",
-    "n_train", "n_stop", "n_test", "n_purged", "rounds", "rank_ic", "rank_ic_se", "base_rate",
-    "accuracy", "accuracy_base", "auc", "log_loss", "log_loss_base", "mse", "mse_base",
-    "ndcg_at_k", "ndcg_at_k_base",
+    "fold", "test_start", "test_end", "n_train", "n_purged", "rounds", "rank_ic",
+    "rank_ic_se", "auc", "r2",
 )  # fmt: skip
 MODEL_METRICS = (
     "rank_ic", "rank_ic_se", "ic", "icir", "top_minus_bottom", "top_minus_bottom_se", "base_rate",
