@@ -57,13 +57,11 @@ class TaskConfig(dg.Config):
 def make_assets(grid: Grid, settings: Settings) -> list[dg.AssetsDefinition]:
     """All assets on one grid, mapped one to one; scores use the model of the partition before."""
     schemas = catalogue(settings)
-    return [
-        *_market(grid, schemas), *_frames(grid, schemas), _models(grid, schemas),
-        *_predictions(grid, schemas),
-    ]  # fmt: skip
+    makers = (_prices, _features, _labels, _frame, _folds, _models, _predictions, _outcomes)
+    return [make(grid, schemas) for make in makers]
 
 
-def _market(grid: Grid, schemas: Schemas) -> list[dg.AssetsDefinition]:
+def _prices(grid: Grid, schemas: Schemas) -> dg.AssetsDefinition:
     @dg.asset(partitions_def=grid, group_name="market", kinds={"csv", "duckdb"}, owners=OWNERS,
               pool="series", backfill_policy=BULK,
               metadata=schemas["prices_daily"])  # fmt: skip
@@ -86,6 +84,10 @@ def _market(grid: Grid, schemas: Schemas) -> list[dg.AssetsDefinition]:
         meter.tell(context)
         return dg.MaterializeResult()
 
+    return prices_daily
+
+
+def _features(grid: Grid, schemas: Schemas) -> dg.AssetsDefinition:
     @dg.asset(partitions_def=grid, group_name="market", kinds={"numpy", "duckdb"}, owners=OWNERS,
               pool="series", backfill_policy=BULK, deps=["prices_daily"],
               metadata={"partition_expr": "ts", "key": ["symbol", "ts"],
@@ -110,6 +112,10 @@ def _market(grid: Grid, schemas: Schemas) -> list[dg.AssetsDefinition]:
 
         return Blocks(described())
 
+    return features_daily
+
+
+def _labels(grid: Grid, schemas: Schemas) -> dg.AssetsDefinition:
     @dg.asset(partitions_def=grid, group_name="market", kinds={"numpy", "duckdb"}, owners=OWNERS,
               pool="series", backfill_policy=BULK, deps=["prices_daily"],
               metadata={"partition_expr": "known_at", "key": ["task_id", "symbol", "ts"],
@@ -132,10 +138,10 @@ def _market(grid: Grid, schemas: Schemas) -> list[dg.AssetsDefinition]:
 
         return Blocks(described())
 
-    return [prices_daily, features_daily, labels]
+    return labels
 
 
-def _frames(grid: Grid, schemas: Schemas) -> list[dg.AssetsDefinition]:
+def _frame(grid: Grid, schemas: Schemas) -> dg.AssetsDefinition:
     @dg.asset(partitions_def=grid, group_name="learning", kinds={"view", "duckdb"}, owners=OWNERS,
               pool="series", backfill_policy=BULK, deps=["features_daily", "labels"],
               metadata=schemas["training_frame"])  # fmt: skip
@@ -151,6 +157,10 @@ def _frames(grid: Grid, schemas: Schemas) -> list[dg.AssetsDefinition]:
         meter.tell(context)
         return dg.MaterializeResult()
 
+    return training_frame
+
+
+def _folds(grid: Grid, schemas: Schemas) -> dg.AssetsDefinition:
     @dg.asset(partitions_def=grid, group_name="learning", kinds={"duckdb"}, owners=OWNERS,
               pool="series", backfill_policy=ONE_BY_ONE, deps=["training_frame"],
               output_required=False,
@@ -182,7 +192,7 @@ def _frames(grid: Grid, schemas: Schemas) -> list[dg.AssetsDefinition]:
         meter.tell(context)
         yield dg.MaterializeResult()
 
-    return [training_frame, walkforward_folds]
+    return walkforward_folds
 
 
 def _models(grid: Grid, schemas: Schemas) -> dg.AssetsDefinition:
@@ -222,7 +232,7 @@ def _models(grid: Grid, schemas: Schemas) -> dg.AssetsDefinition:
     return lgbm_model
 
 
-def _predictions(grid: Grid, schemas: Schemas) -> list[dg.AssetsDefinition]:
+def _predictions(grid: Grid, schemas: Schemas) -> dg.AssetsDefinition:
     one_before = dg.TimeWindowPartitionMapping(start_offset=-1, end_offset=-1)
 
     @dg.asset(partitions_def=grid, group_name="predictions", kinds={"duckdb", "parquet"},
@@ -253,6 +263,10 @@ def _predictions(grid: Grid, schemas: Schemas) -> list[dg.AssetsDefinition]:
         meter.tell(context)
         return dg.MaterializeResult()
 
+    return predictions
+
+
+def _outcomes(grid: Grid, schemas: Schemas) -> dg.AssetsDefinition:
     @dg.asset(partitions_def=grid, group_name="predictions", kinds={"duckdb", "parquet"},
               owners=OWNERS, pool="series", backfill_policy=BULK, deps=["labels", "predictions"],
               metadata=schemas["prediction_outcomes"])  # fmt: skip
@@ -279,4 +293,4 @@ def _predictions(grid: Grid, schemas: Schemas) -> list[dg.AssetsDefinition]:
         meter.tell(context)
         return dg.MaterializeResult()
 
-    return [predictions, prediction_outcomes]
+    return prediction_outcomes
