@@ -24,6 +24,7 @@ from quant_pipeline.defs.grid import make_partitions
 from quant_pipeline.defs.io_manager import Blocks, SeriesIOManager
 from quant_pipeline.defs.jobs import Runner
 from quant_pipeline.defs.location import make_definitions
+from quant_pipeline.defs.meter import PEAK_MEMORY, SECONDS
 from quant_pipeline.errors import FeatureError, GateError, SettingsError
 from quant_pipeline.market.features import FEATURE_SETS
 from quant_pipeline.settings import Home
@@ -547,7 +548,7 @@ def run_features(made: SmallHome, keys: Sequence[str]) -> None:
 def run_some(
     made: SmallHome, assets: Sequence[str], keys: Sequence[str]
 ) -> dict[tuple[str, str], dict[str, int]]:
-    """One run; gives the numbers that Dagster has of each asset and partition."""
+    """One run; gives the numbers that Dagster has of each asset and partition, but its cost."""
     ws = made.workspace
     job = make_definitions(ws).resolve_implicit_global_asset_job_def()
     found = {}
@@ -556,7 +557,11 @@ def run_some(
         for asset in assets:
             for record in instance.fetch_materializations(dg.AssetKey(asset), limit=99).records:
                 values = record.asset_materialization.metadata.items()
-                numbers = {k: v.value for k, v in values if isinstance(v.value, int | float)}
+                cost = (SECONDS, PEAK_MEMORY)
+                numbers = {
+                    k: v.value
+                    for k, v in values if isinstance(v.value, int | float) and k not in cost
+                }  # fmt: skip
                 found[asset, record.partition_key] = numbers
     return found
 

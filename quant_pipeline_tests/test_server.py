@@ -55,6 +55,11 @@ class Server:
     log: Path
     process: subprocess.Popen[bytes]
 
+    @property
+    def address(self) -> str:
+        """Where it serves."""
+        return f"http://127.0.0.1:{self.port}"
+
     def ask(self, query: str, **variables: Any) -> Any:
         """The answer to a GraphQL query; any error in it fails the test."""
         request = urllib.request.Request(
@@ -108,24 +113,29 @@ def kill_all_of(home: SmallHome, process: subprocess.Popen[bytes]) -> None:
             continue
 
 
-@pytest.fixture(scope="module")
-def server(finished, tmp_path_factory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("server")
-    home = finished.copy(folder / "home")
-    port, log = free_port(), folder / "log"
+def start(home: SmallHome, log: Path, port: int) -> Server:
+    """`quant ui` of a home, in a group of its own."""
     environment = {**os.environ, "QUANT_HOME": str(home.root), "NO_COLOR": "1"}
     command = [str(Path(sys.executable).with_name("quant")), "ui", "--port", str(port)]
-    with own_environment(folder), log.open("wb") as output:
+    with log.open("wb") as output:
         process = subprocess.Popen(
             command, env=environment, cwd=home.root, stdout=output, stderr=output,
             start_new_session=True,
         )  # fmt: skip
+    return Server(home, port, log, process)
+
+
+@pytest.fixture(scope="module")
+def server(finished, tmp_path_factory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("server")
+    home = finished.copy(folder / "home")
+    with own_environment(folder):
+        found = start(home, folder / "log", free_port())
         try:
-            found = Server(home, port, log, process)
             found.wait_for("starting", found.answers, 90)
             yield found
         finally:
-            kill_all_of(home, process)
+            kill_all_of(home, found.process)
 
 
 def test_the_code_location_loads(server):

@@ -4,7 +4,7 @@ import hashlib
 import math
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +31,8 @@ from quant_pipeline.stores.series import Connection
 # What data cannot give: recorded, and the incumbent serves.
 Unlearnable = (DegenerateData, NotEnoughHistory)
 UnlearnableError = DegenerateData | NotEnoughHistory
+# Told of each model that was trained, with its folds' scores, which the registry does not keep.
+Seen = Callable[[Task, TrainedModel], None]
 
 
 def current_inputs(ws: Workspace, key: str, task: Task) -> str:
@@ -77,14 +79,18 @@ def settled_model(ws: Workspace, key: str, task: Task) -> Model | None:
 
 
 def train_tasks(
-    ws: Workspace, key: str, tasks: Sequence[Task], run_id: str = ""
+    ws: Workspace,
+    key: str,
+    tasks: Sequence[Task],
+    run_id: str = "",
+    seen: Seen = lambda _task, _trained: None,
 ) -> dict[str, Model | UnlearnableError]:
     """Train, store and register the models of a closed partition; by task, in their order.
 
     A restatement changes no model of a sealed partition: the one that is there is given. Data
     from which no usable model of a task can come is recorded as a refusal and is that task's
     result, so that the incumbent may serve the next partition. Tasks that are alike share rows
-    and bins; each model has the bytes that it has alone.
+    and bins; each model has the bytes that it has alone. `seen` gets those that were trained.
     """
     require_sealed(ws, key)
     found: dict[str, Model | UnlearnableError] = {}
@@ -101,12 +107,12 @@ def train_tasks(
             else:
                 found[task.task_id] = settled
         if wanted:
-            found |= _train_alike(ws, key, wanted, run_id)
+            found |= _train_alike(ws, key, wanted, run_id, seen)
     return {task.task_id: found[task.task_id] for task in tasks}
 
 
 def _train_alike(
-    ws: Workspace, key: str, tasks: Sequence[Task], run_id: str
+    ws: Workspace, key: str, tasks: Sequence[Task], run_id: str, seen: Seen
 ) -> dict[str, Model | UnlearnableError]:
     began = time.perf_counter()
     try:
@@ -139,6 +145,7 @@ def _train_alike(
                 data_fingerprint=fingerprint, seconds=seconds, run_id=run_id,
             )
         )  # fmt: skip
+        seen(task, result)
     return found
 
 

@@ -22,7 +22,7 @@ def make_definitions(workspace: Workspace) -> dg.Definitions:
         # cover what is used of them.
         warnings.simplefilter("ignore", BetaWarning)
         warnings.simplefilter("ignore", PreviewWarning)
-        assets, checks, jobs = make_assets(grid), make_checks(grid), make_jobs()
+        assets, checks, jobs = make_assets(grid, workspace.settings), make_checks(grid), make_jobs()
         return dg.Definitions(
             assets=assets,
             asset_checks=checks,

@@ -60,6 +60,7 @@ class Validation:
     test_ts: np.ndarray
     test_fold: np.ndarray
     test_score: np.ndarray
+    test_target: np.ndarray
     test_return: np.ndarray
 
     def test_series(self, spec: MetricSettings) -> dict[str, np.ndarray]:
@@ -230,6 +231,7 @@ def _validated(bins: Bins, folds: Sequence[Fold], work: _Work, recipe: Recipe) -
         "test_ts": examples.ts[test],
         "test_fold": fold,
         "test_score": score,
+        "test_target": work.target[test],
         "test_return": examples.fwd_return[test],
     }
 
