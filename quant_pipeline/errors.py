@@ -42,6 +42,10 @@ class DataLate(QuantError):
     """Prices of a session are still missing when they should long be there."""
 
 
+class AlertFailed(QuantError):
+    """Nobody could be told of what went wrong: a webhook or a command failed."""
+
+
 class StoreError(QuantError):
     """A store refused a write or could not be read."""
 

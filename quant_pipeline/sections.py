@@ -270,6 +270,29 @@ class CheckSettings(Section):
     min_history: int = Field(default=6, ge=2)
 
 
+class AlertSettings(Section):
+    """Who is told of what goes wrong while the daemon runs."""
+
+    webhook: str = Field(default="", pattern=r"^(https?://\S+)?$")
+    command: tuple[str, ...] = ()
+    on: tuple[Literal["run_failed", "check_failed", "data_late"], ...] = (
+        "run_failed",
+        "check_failed",
+        "data_late",
+    )
+    severity: Literal["WARN", "ERROR"] = "ERROR"
+    timeout_seconds: float = Field(default=10.0, gt=0, le=20)
+
+
+class HousekeepingSettings(Section):
+    """How long what Dagster notes is kept, and when the database is written anew."""
+
+    weekly: bool = False
+    at: str = Field(default="05:00", pattern=CLOCK)
+    keep_days: int = Field(default=90, ge=1)
+    compact_from: float = Field(default=0.5, gt=0, le=1)
+
+
 class StoreSettings(Section):
     """How long a command waits for another one that writes, and what the database may keep."""
 

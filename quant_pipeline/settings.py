@@ -22,11 +22,13 @@ from pydantic_settings import (
 from quant_pipeline.errors import SettingsError, unknown_name
 from quant_pipeline.sections import (
     IDENTIFIER,
+    AlertSettings,
     ChampionSettings,
     CheckSettings,
     FeatureSettings,
     FoldSettings,
     GridSettings,
+    HousekeepingSettings,
     IngestSettings,
     JumpSettings,
     LabelSettings,
@@ -150,6 +152,8 @@ class Settings(BaseSettings):
     schedule: ScheduleSettings = ScheduleSettings()
     champion: ChampionSettings = ChampionSettings()
     checks: CheckSettings = CheckSettings()
+    alerts: AlertSettings = AlertSettings()
+    housekeeping: HousekeepingSettings = HousekeepingSettings()
     store: StoreSettings = StoreSettings()
 
     @field_validator("tasks")

@@ -11,7 +11,7 @@ import pytest
 
 from quant_pipeline_tests.browser import CHROMIUM, Page, open_page
 from quant_pipeline_tests.homes import EVERY, own_environment
-from quant_pipeline_tests.test_server import Server, free_port, kill_all_of, start
+from quant_pipeline_tests.servers import Server, serving
 
 pytestmark = [
     pytest.mark.slow,
@@ -63,12 +63,8 @@ def server(finished, tmp_path_factory) -> Iterator[Server]:
     with own_environment(folder):
         with home.runner(recorded=True) as runner:  # its prices came by an ingest of a test
             runner.materialize(["prices_daily"], "2015-06", "2016-08")
-        found = start(home, folder / "log", free_port())
-        try:
-            found.wait_for("starting", found.answers, 90)
+        with serving(home, folder) as found:
             yield found
-        finally:
-            kill_all_of(home, found.process)
 
 
 @pytest.fixture

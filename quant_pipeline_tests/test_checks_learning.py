@@ -103,6 +103,44 @@ def test_a_window_that_reaches_into_the_next_one_is_an_error(used):
     assert found[0].numbers["overlaps"] > 0
 
 
+def test_windows_of_a_trained_partition_survive_a_restatement(used):
+    """Its model stays as it is, and so do they; without a model they would have to be cut anew."""
+    used.change_series(
+        "DELETE FROM labels WHERE task_id = 'up_5d' AND symbol = "
+        "(SELECT min(symbol) FROM labels) AND ts BETWEEN '2015-09-01' AND '2015-12-31'"
+    )
+    ws = used.workspace
+    (one,) = [c for c in check_folds(ws, [KEY]) if c.task_id == "up_5d"]
+    assert one.passed
+    assert one.numbers["rows_kept"] > one.numbers["rows_there"]
+    assert "restated since" in one.words
+    with ws.meta.writing() as session:
+        for model in ws.meta.models("up_5d"):
+            model.partition_key = "another"
+            session.merge(model)
+    assert failed(check_folds(ws, [KEY])) == [("windows_do_not_overlap", KEY, "up_5d")]
+
+
+def test_a_partition_without_windows_says_that_nothing_was_proved(used):
+    used.change_series("DELETE FROM walkforward_folds")
+    found = check_folds(used.workspace, [KEY])
+    assert [c.words for c in found] == [
+        f"No windows of {task}: nothing to prove." for task in ("up_5d", "ret_5d")
+    ]
+
+
+def test_a_model_without_a_split_is_an_error(used):
+    ws = used.workspace
+    with ws.meta.writing() as session:
+        for model in ws.meta.models("up_5d"):
+            if model.partition_key == KEY:
+                none = dict.fromkeys(model.importance["split"], 0.0)
+                model.importance = {**model.importance, "split": none}
+                session.merge(model)
+    (one,) = [c for c in check_models(ws, [KEY]) if not c.passed]
+    assert "has no split" in one.words
+
+
 def test_a_model_whose_file_is_changed_or_gone_is_an_error(used):
     model_id = used.model_ids()[KEY, "up_5d"][0]
     file = used.root / "models" / f"{model_id}.joblib"

@@ -136,7 +136,7 @@ def test_outcomes_of_the_newest_partition_of_a_run_have_pictures(told) -> None:
 
 def test_live_and_backfilled_scores_have_pictures_of_their_own(finished: SmallHome, tmp_path):
     home = finished.copy(tmp_path / "home")
-    home.change_series("UPDATE predictions SET origin = 'live' WHERE ts >= DATE '2016-07-15'")
+    home.change_series("UPDATE predictions SET origin = 'live' WHERE ts >= DATE '2016-07-27'")
     with home.runner() as runner:
         runner.materialize(["prediction_outcomes"], NEWEST, NEWEST)
         told = told_by(runner.instance, ["prediction_outcomes"])
@@ -174,7 +174,8 @@ def test_quantile_returns_are_those_of_the_stored_scores(finished) -> None:
             "count(*) OVER (PARTITION BY p.ts, score) AS n_tied, "
             "count(*) OVER (PARTITION BY p.ts) AS n FROM predictions p JOIN labels l "
             "USING (symbol, ts, task_id) WHERE task_id = ? AND origin = 'backfill' "
-            "AND l.reason IS NULL AND strftime(known_at, '%Y-%m') = ?)) GROUP BY ts, q) GROUP BY q ORDER BY q",
+            "AND l.reason IS NULL AND strftime(known_at, '%Y-%m') = ?)) GROUP BY ts, q) "
+            "GROUP BY q ORDER BY q",
             task.task_id, KEY,
         )  # fmt: skip
         assert [r["quantile"] for r in judged.quantiles] == [q for q, _ in expected]

@@ -124,6 +124,45 @@ def test_models_of_permuted_labels_are_judged_if_asked_for(finished) -> None:
     assert permuted["rank_ic"] < group["metrics"]["rank_ic"]
 
 
+def test_as_ofs_without_folds_have_no_permuted_model_and_end_nothing(used) -> None:
+    used.change_series("DELETE FROM walkforward_folds")
+    ws = used.workspace
+    (group,) = judge_predictions(ws, ws.settings.task("ret_5d"), permuted_with=lambda *_: None)
+    assert "permuted labels" not in [row["score"] for row in group["baselines"]]
+
+
+def test_a_baseline_is_beside_the_score_on_just_its_rows(finished) -> None:
+    (group,) = judged(finished)
+    for row in group["baselines"]:
+        is_whole = row["sessions"] == group["metrics"]["n_ic_sessions"]
+        if is_whole and row["score"] == "low volatility":
+            assert row["score_rank_ic"] == pytest.approx(group["metrics"]["rank_ic"])
+        if not row["sessions"]:
+            assert row["score_rank_ic"] is None
+
+
+def test_shadow_scores_of_a_model_are_judged_beside_those_that_were_served(used) -> None:
+    used.change_series("DELETE FROM predictions_shadow")
+    used.change_series(
+        "INSERT INTO predictions_shadow SELECT symbol, ts, 'f' || model_id[2:], task_id, -score, "
+        "generated_at, \"asof\", origin, price_batch_id FROM predictions WHERE task_id = 'ret_5d'"
+    )
+    served = used.workspace.meta.models("ret_5d")[0]
+    like = {**served.model_dump(), "model_id": "f" + served.model_id[1:], "seq": 99}
+    with used.workspace.meta.writing() as session:
+        session.merge(type(served)(**like))
+    mine = "f" + served.model_id[1:]
+    ws = used.workspace
+    (group,) = judge_predictions(ws, ws.settings.task("ret_5d"), model_id=mine)
+    (beside,) = [r for r in group["baselines"] if r["score"] == "scores that were served"]
+    assert beside["rank_ic"] == pytest.approx(-group["metrics"]["rank_ic"])
+    assert beside["score_rank_ic"] == pytest.approx(group["metrics"]["rank_ic"])
+    (alone,) = judge_predictions(ws, ws.settings.task("ret_5d"), model_id=served.model_id)
+    assert alone["n_scores"] == group["n_scores"]
+    with pytest.raises(NoData, match="No score of model 000000000000"):
+        judge_predictions(ws, ws.settings.task("ret_5d"), model_id="0" * 64)
+
+
 def test_a_session_without_scores_of_a_group_is_a_gap_and_not_left_out(used) -> None:
     """Every other session live: what counts sessions counts those of the market."""
     sessions = [ts for (ts,) in used.rows("SELECT DISTINCT ts FROM predictions ORDER BY ts")]

@@ -1,141 +1,83 @@
-"""The real web server and daemon on a home: what the page would do, and what it would see."""
+"""The real web server and daemon on a home: what the page would do, and what it would see.
+
+Tests that change the home stand after those that only look.
+"""
 
 import json
 import os
 import re
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+import threading
+from collections.abc import Iterator
+from datetime import datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
+from zoneinfo import ZoneInfo
 
+import pandas as pd
 import pytest
 
-from quant_pipeline_tests.homes import SmallHome, own_environment
+from quant_pipeline.defs.instance import open_instance
+from quant_pipeline_tests.homes import EVERY, own_environment
+from quant_pipeline_tests.servers import LOCATIONS, Server, serving
 
 pytestmark = pytest.mark.slow
 
-KEY = "2016-06"
-ASSETS = [
-    "prices_daily", "features_daily", "labels", "training_frame", "walkforward_folds",
-    "lgbm_model", "predictions", "prediction_outcomes",
-]  # fmt: skip
-LOCATIONS = """{ workspaceOrError { ... on Workspace { locationEntries { name
-    locationOrLoadError { __typename
-        ... on PythonError { message stack }
-        ... on RepositoryLocation {
-            repositories { name assetNodes { assetKey { path } } } } } } } } }"""
-LAUNCH = """mutation($params: ExecutionParams!) {
-    launchPipelineExecution(executionParams: $params) { __typename
-        ... on LaunchRunSuccess { run { id } }
-        ... on PythonError { message }
-        ... on RunConfigValidationInvalid { errors { message } } } }"""
-RUN = """query($id: ID!) { runOrError(runId: $id) { __typename ... on Run {
-    status tags { key value }
-    assetMaterializations { assetKey { path } partition metadataEntries { label
-        ... on FloatMetadataEntry { floatValue }
-        ... on TextMetadataEntry { text }
-        ... on IntMetadataEntry { intValue } } } } } }"""
+KEY, OPEN = "2016-06", "2016-08"
 PAST = """query($path: [String!]!) { assetNodeOrError(assetKey: {path: $path}) { ... on AssetNode {
     assetMaterializations { partition metadataEntries { label
         ... on FloatMetadataEntry { floatValue } } } } } }"""
-
-
-@dataclass
-class Server:
-    """A running `quant ui` of one home."""
-
-    home: SmallHome
-    port: int
-    log: Path
-    process: subprocess.Popen[bytes]
-
-    @property
-    def address(self) -> str:
-        """Where it serves."""
-        return f"http://127.0.0.1:{self.port}"
-
-    def ask(self, query: str, **variables: Any) -> Any:
-        """The answer to a GraphQL query; any error in it fails the test."""
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}/graphql",
-            json.dumps({"query": query, "variables": variables}).encode(),
-            {"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=60) as reply:
-            answer = json.load(reply)
-        assert "errors" not in answer, answer["errors"]
-        return answer["data"]
-
-    def wait_for(self, what: str, find: Callable[[], Any], seconds: float) -> Any:
-        """What a question gives as soon as it gives something."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            assert self.process.poll() is None, self.log.read_text()[-3000:]
-            found = find()
-            if found:
-                return found
-            time.sleep(0.2)  # between two polls of another process
-        raise AssertionError(f"{what} took over {seconds} s:\n{self.log.read_text()[-3000:]}")
-
-    def answers(self) -> bool:
-        """Whether it serves yet."""
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
-
-    def run(self, run_id: str) -> Any:
-        """A run as its page shows it."""
-        return self.ask(RUN, id=run_id)["runOrError"]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def kill_all_of(home: SmallHome, process: subprocess.Popen[bytes]) -> None:
-    """End the server's group, then whatever else was started for this very home."""
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    mark = f"QUANT_HOME={home.root}".encode()
-    for environment in Path("/proc").glob("[0-9]*/environ"):
-        pid = int(environment.parent.name)
-        try:
-            if pid != os.getpid() and mark in environment.read_bytes().split(b"\0"):
-                os.kill(pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError, FileNotFoundError):
-            continue
-
-
-def start(home: SmallHome, log: Path, port: int) -> Server:
-    """`quant ui` of a home, in a group of its own."""
-    environment = {**os.environ, "QUANT_HOME": str(home.root), "NO_COLOR": "1"}
-    command = [str(Path(sys.executable).with_name("quant")), "ui", "--port", str(port)]
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, env=environment, cwd=home.root, stdout=output, stderr=output,
-            start_new_session=True,
-        )  # fmt: skip
-    return Server(home, port, log, process)
+SCHEDULES = """query($where: RepositorySelector!) { schedulesOrError(repositorySelector: $where) {
+    ... on Schedules { results { name executionTimezone scheduleState { status }
+        futureTicks(limit: 400) { results { timestamp } } } } } }"""
+TERMINATE = """mutation($id: String!) { terminateRun(runId: $id, terminatePolicy: SAFE_TERMINATE) {
+    __typename ... on TerminateRunFailure { message } } }"""
+TICKS = """query($where: SensorSelector!) { sensorOrError(sensorSelector: $where) {
+    ... on Sensor { sensorState { ticks(limit: 1) { status } } } } }"""
+RUNS = """query($filter: RunsFilter!) { runsOrError(filter: $filter) {
+    ... on Runs { results { id status } } } }"""
+SETTINGS = "max_rounds = 30\nearly_stopping_rounds = 5"
+LONG = "max_rounds = 50000\nearly_stopping_rounds = 50000"
 
 
 @pytest.fixture(scope="module")
-def server(finished, tmp_path_factory) -> Iterator[Server]:
+def told() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """The address of a webhook, and what it was told."""
+    messages: list[dict[str, Any]] = []
+
+    class Webhook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            messages.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Webhook) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/told", messages
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def server(finished, told, tmp_path_factory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("server")
     home = finished.copy(folder / "home")
-    with own_environment(folder):
-        found = start(home, folder / "log", free_port())
-        try:
-            found.wait_for("starting", found.answers, 90)
-            yield found
-        finally:
-            kill_all_of(home, found.process)
+    wanted = f'[alerts]\nwebhook = "{told[0]}"\non = ["run_failed"]\n\n[universe]'
+    home.change_settings("[universe]", wanted)
+    with own_environment(folder), serving(home, folder) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def launched(server) -> tuple[str, dict[str, Any]]:
+    """A backfill of three partitions of all assets, and what was stored before it."""
+    was = server.home.state()
+    return server.backfill(EVERY, ["2016-05", "2016-06", "2016-07"]), was
+
+
+def made_by(run: dict[str, Any]) -> dict[str, str]:
+    return {e["assetKey"]["path"][0]: e["partition"] for e in run["assetMaterializations"]}
 
 
 def test_the_code_location_loads(server):
@@ -144,39 +86,50 @@ def test_the_code_location_loads(server):
     assert location["__typename"] == "RepositoryLocation", location
     (repository,) = location["repositories"]
     found = {".".join(node["assetKey"]["path"]) for node in repository["assetNodes"]}
-    assert found == set(ASSETS)
+    assert found == set(EVERY)
 
 
-def test_one_partition_of_each_asset_is_materialized_over_graphql(server):
+def test_schedules_stand_still_and_would_go_by_the_clock_of_the_exchange(server):
+    """Through both changes of its clock within a year."""
+    found = server.ask(SCHEDULES, where=server.selector())["schedulesOrError"]["results"]
+    by_name = {schedule["name"]: schedule for schedule in found}
+    assert set(by_name) == {
+        "daily_score_schedule", "retrain_schedule", "housekeeping_schedule",
+    }  # fmt: skip
+    assert {s["scheduleState"]["status"] for s in found} == {"STOPPED"}
+    assert {s["executionTimezone"] for s in found} == {"America/New_York"}
+    ticks = [
+        datetime.fromtimestamp(tick["timestamp"], ZoneInfo("America/New_York"))
+        for tick in by_name["retrain_schedule"]["futureTicks"]["results"]
+    ]
+    assert {(t.weekday(), t.hour, t.minute) for t in ticks} == {(5, 6, 0)}
+    assert len({t.utcoffset() for t in ticks}) == 2
+
+
+@pytest.mark.usefixtures("launched")
+def test_one_partition_of_each_asset_is_materialized(server):
     was = server.home.state()
-    (entry,) = server.ask(LOCATIONS)["workspaceOrError"]["locationEntries"]
-    launched = server.ask(LAUNCH, params={
-        "selector": {
-            "repositoryLocationName": entry["name"],
-            "repositoryName": entry["locationOrLoadError"]["repositories"][0]["name"],
-            "pipelineName": "__ASSET_JOB",
-            "assetSelection": [{"path": [asset]} for asset in ASSETS],
-            "assetCheckSelection": None,
-        },
-        "mode": "default",
-        "runConfigData": {},
-        "executionMetadata": {"tags": [{"key": "dagster/partition", "value": KEY}]},
-    })["launchPipelineExecution"]  # fmt: skip
-    assert launched["__typename"] == "LaunchRunSuccess", launched
-    run_id = launched["run"]["id"]
-    run = server.wait_for(
-        "the run",
-        lambda: (
-            (found := server.run(run_id))["status"] in ("SUCCESS", "FAILURE", "CANCELED") and found
-        ),
-        90,
-    )
+    run = server.ended(server.launch(EVERY, KEY))
     assert run["status"] == "SUCCESS", server.log.read_text()[-3000:]
-    made = {event["assetKey"]["path"][0]: event for event in run["assetMaterializations"]}
-    assert made.keys() == set(ASSETS)
-    assert {event["partition"] for event in made.values()} == {KEY}
-    assert all(event["metadataEntries"] for event in made.values())
+    assert made_by(run) == dict.fromkeys(EVERY, KEY)
+    assert all(event["metadataEntries"] for event in run["assetMaterializations"])
     assert server.home.state() == was, "the same partition again changes nothing"
+
+
+def test_the_log_has_no_warning(server):
+    lines = server.log.read_text().splitlines()
+    assert lines
+    bad = [line for line in lines if re.search(r"warning|traceback|error", line, re.IGNORECASE)]
+    assert not bad
+
+
+def test_materialize_all_with_the_open_window_ends_green_without_a_model(server):
+    was = server.home.state()
+    run = server.ended(server.launch(EVERY, OPEN))
+    assert run["status"] == "SUCCESS", server.log.read_text()[-3000:]
+    assert not {"walkforward_folds", "lgbm_model"} & made_by(run).keys()
+    assert {"prices_daily", "features_daily", "labels", "training_frame"} <= made_by(run).keys()
+    assert server.home.state() == was
 
 
 def test_a_run_started_by_quant_appears(server):
@@ -186,18 +139,81 @@ def test_a_run_started_by_quant_appears(server):
     run = server.run(run_id)
     assert run["status"] == "SUCCESS"
     assert {"key": "quant/started_by", "value": "quant"} in run["tags"]
-    assert [e["assetKey"]["path"] for e in run["assetMaterializations"]] == [["prices_daily"]]
+    assert made_by(run) == {"prices_daily": KEY}
 
 
 def test_the_page_can_show_every_past_materialization(server):
     """GraphQL has no NaN: metadata that is one would be an error instead of a partition."""
-    for asset in ASSETS:
+    for asset in EVERY:
         past = server.ask(PAST, path=[asset])["assetNodeOrError"]["assetMaterializations"]
         assert past, asset
 
 
-def test_the_log_has_no_warning(server):
-    lines = server.log.read_text().splitlines()
-    assert lines
-    bad = [line for line in lines if re.search(r"warning|traceback|error", line, re.IGNORECASE)]
-    assert not bad
+def test_three_partitions_of_all_assets_took_at_most_nine_runs(server, launched):
+    """Others ran meanwhile, and waited for one another."""
+    backfill_id, was = launched
+    found = server.backfilled(backfill_id, 180)
+    assert found["status"] == "COMPLETED_SUCCESS", server.log.read_text()[-3000:]
+    assert len(found["runs"]) <= 9
+    assert {run["status"] for run in found["runs"]} == {"SUCCESS"}
+    assert server.home.state() == was
+
+
+def test_a_failed_run_is_told_to_the_webhook(server, told):
+    name = {**server.selector(), "sensorName": "alert_run_failed"}
+    server.wait_for(
+        "the sensor",
+        lambda: server.ask(TICKS, where=name)["sensorOrError"]["sensorState"]["ticks"],
+        90,
+    )
+    run_id = server.launch(["lgbm_model"], "2015-06")
+    assert server.ended(run_id)["status"] == "FAILURE"
+    server.wait_for("the alert", lambda: told[1], 90)
+    (message,) = told[1]
+    assert (message["kind"], message["run_id"]) == ("run_failed", run_id)
+    assert "lgbm_model failed in 2015-06: " in message["text"]
+    assert message["partition"] == "2015-06"
+
+
+def test_a_run_cancelled_in_mid_training_leaves_nothing_behind(server):
+    was = server.home.state()
+    server.home.change_settings(SETTINGS, LONG)
+    try:
+        run_id = server.launch(["lgbm_model"], KEY)
+        with open_instance(server.home.workspace.home) as instance:
+            storage = instance.event_log_storage
+
+            def claimed() -> int:
+                return len(storage.get_concurrency_info("training").claimed_slots)
+
+            server.wait_for("training", claimed, 90)
+            done = server.ask(TERMINATE, id=run_id)["terminateRun"]
+            assert done["__typename"] == "TerminateRunSuccess", done
+            assert server.ended(run_id)["status"] == "CANCELED"
+            server.wait_for("the slot", lambda: not claimed(), 30)
+    finally:
+        server.home.change_settings(LONG, SETTINGS)
+    assert list((server.home.workspace.home.dagster / "alive").iterdir()) == []
+    assert server.home.state() == was
+
+
+def test_a_file_in_the_inbox_is_ingested_and_scored(server: Server, market: pd.DataFrame):
+    home = server.home
+    newest = home.scores()[-1][0]
+    inbox = home.workspace.home.inbox
+    inbox.mkdir(parents=True, exist_ok=True)
+    day = market[market["ts"] == market["ts"].max()].assign(ts=pd.Timestamp(2016, 8, 8))
+    day.to_parquet(inbox / ".next", index=False)
+    os.utime(inbox / ".next", (0, 0))
+    (inbox / ".next").rename(inbox / "next.parquet")
+    wanted = {"pipelineName": "daily_score"}
+
+    def runs() -> Any:
+        return server.ask(RUNS, filter=wanted)["runsOrError"]["results"]
+
+    (run, *_) = server.wait_for("the sensor", runs, 90)
+    assert server.ended(run["id"])["status"] == "SUCCESS"
+    assert [p.name for p in (inbox / "done").iterdir()] == ["next.parquet"]
+    scored = [row for row in home.scores() if row[0] > newest]
+    assert {str(row[0]) for row in scored} == {"2016-08-08"}
+    assert {row[6] for row in scored} == {"backfill"}, "of 2016, so not scored at once"

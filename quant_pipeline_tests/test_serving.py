@@ -6,6 +6,7 @@ from datetime import date, timedelta
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import sem
 
 from quant_pipeline.chain.champions import (
     champion_on,
@@ -246,6 +247,12 @@ def test_models_compared_show_only_what_differs(used) -> None:
     a, b = (np.array(m.test_series["rank_ic"], float) for m in (old, new))
     assert rank_ic["n"] == 60
     assert rank_ic["mean"] == pytest.approx((a - b).mean())
+    for row in found["differences"]:
+        each = [f[f"{row['metric']}_a"] - f[f"{row['metric']}_b"] for f in found["folds"]]
+        assert row["n"] == len(each)
+        assert row["mean"] == pytest.approx(sum(each) / len(each))
+        assert row["se"] == pytest.approx(sem(each))
+    assert {row["metric"] for row in found["differences"]} >= {"rank_ic", "rounds"}
     assert json.dumps(compare_models(old, old), default=str)
     assert compare_models(old, old)["settings"] == []
     assert flatten(old.settings)["train.num_leaves"] == 7

@@ -11,7 +11,7 @@ from quant_pipeline.chain.features import features_between
 from quant_pipeline.chain.folds import read_folds
 from quant_pipeline.chain.training_data import read_examples
 from quant_pipeline.chain.workspace import Workspace
-from quant_pipeline.errors import DegenerateData
+from quant_pipeline.errors import DegenerateData, NotEnoughHistory
 from quant_pipeline.market.features import KNOWN, TRIVIAL_SCORES
 from quant_pipeline.ml.examples import Examples
 from quant_pipeline.ml.metrics import permute_across_symbols
@@ -43,24 +43,24 @@ def permuted_scores(
 ) -> pa.Table | None:
     """symbol, ts and score of models whose labels were permuted across symbols.
 
-    Trained at every fourth of the as-ofs, each scores the windows up to the next one. None if none
-    of them could be trained.
+    Trained at every fourth of the as-ofs, each scores the windows up to the next one. As-ofs with
+    too little history or without folds have no model, as for true labels. None if none has one.
     """
     chosen = list(keys)[::BASELINE_EVERY]
     pieces = []
     for i, key in enumerate(chosen):
         tell(f"permuted labels as of {ws.grid.asof(key)}", i, len(chosen))
-        with ws.series.reading("baseline") as con:
-            examples, labels, _ = read_examples(ws, con, key, [task])
-            folds = read_folds(con, key, task.task_id)
-        names = examples.feature_names
         try:
+            with ws.series.reading("baseline") as con:
+                examples, labels, _ = read_examples(ws, con, key, [task])
+                folds = read_folds(con, key, task.task_id)
+            names = examples.feature_names
             s = ws.settings
             permuted, label = _permute(examples, labels[task.task_id])
             recipe = Recipe(s.train, s.folds, s.metrics)
             trained = train_model(permuted, label, folds, task, recipe)
-        except DegenerateData:
-            continue  # chance found nothing to split on: no score, which is as good as noise
+        except (DegenerateData, NotEnoughHistory):
+            continue  # nothing to learn from, or chance found nothing to split on
         start = ws.grid.window(ws.grid.shift(key, 1))[0]
         end = min(ws.grid.asof(ws.grid.shift(key, BASELINE_EVERY)), last)
         rows = _feature_rows(ws, names, start, end)

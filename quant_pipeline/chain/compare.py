@@ -1,6 +1,6 @@
 """Two models side by side: the settings that differ, and their metrics fold by fold."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ def compare_models(a: Model, b: Model) -> dict[str, Any]:
     `settings`: each key that differs, with both values. `folds`: metrics of folds with the same
     test window. `sessions`: for RankIC and top minus bottom, the mean of a - b over the sessions
     that both were tested on with its Newey-West standard error (lag: twice the longer horizon).
+    `differences`: of each metric of `folds`, the mean of a - b and its standard error over folds.
     """
     lag = 2 * max(Task(**m.settings["task"]).horizon for m in (a, b))
     days = [np.array(m.test_series["ts"], "datetime64[D]") for m in (a, b)]
@@ -34,7 +35,8 @@ def compare_models(a: Model, b: Model) -> dict[str, Any]:
         "features": _different(
             dict.fromkeys(a.features, True), dict.fromkeys(b.features, True), absent=False
         ),
-        "folds": _pair_folds(a, b),
+        "folds": (folds := _pair_folds(a, b)),
+        "differences": _differences(folds),
         "sessions": sessions,
     }
 
@@ -76,4 +78,15 @@ def _pair_folds(a: Model, b: Model) -> list[dict[str, Any]]:
                 if mine.get(name) is not None and other.get(name) is not None:
                     row |= {f"{name}_a": mine[name], f"{name}_b": other[name]}
             rows.append(row)
+    return rows
+
+
+def _differences(folds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """How a differs from b by fold: folds, mean of a - b, standard error of it over folds."""
+    rows = []
+    for name in SHOWN:
+        found = np.array([f[f"{name}_a"] - f[f"{name}_b"] for f in folds if f"{name}_a" in f])
+        if len(found):
+            se = float(found.std(ddof=1) / len(found) ** 0.5) if len(found) > 1 else None
+            rows.append({"metric": name, "n": len(found), "mean": float(found.mean()), "se": se})
     return rows

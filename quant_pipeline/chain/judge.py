@@ -25,7 +25,7 @@ from quant_pipeline.ml.ranking_metrics import (
 from quant_pipeline.ml.session_metrics import mean_and_error, session_metrics
 from quant_pipeline.ml.sessions import index_sessions, mean_of_defined, newey_west_se
 from quant_pipeline.ml.targets import make_target
-from quant_pipeline.settings import Task
+from quant_pipeline.settings import MetricSettings, Task
 from quant_pipeline.stores.series import read_sessions
 
 N_QUANTILES = 5
@@ -37,6 +37,7 @@ def judge_predictions(
     first: date | None = None,
     last: date | None = None,
     permuted_with: Tell | None = None,
+    model_id: str | None = None,
 ) -> list[dict[str, Any]]:
     """Stored scores of sessions whose labels are known, judged in groups that may not be pooled.
 
@@ -46,14 +47,17 @@ def judge_predictions(
     and net of costs), `decay`, `quantiles`, `sessions` and, for
     a classification, `calibration`. Baselines are trivial scores of the same rows and, with
     `permuted_with`, which is told of the progress, those of models trained on permuted labels at
-    every fourth as-of. Raises NoData if there is no such session.
+    every fourth as-of. With `model_id`, the scores of that model alone, served or in the shadow,
+    and those that were served are a baseline. Raises NoData if there is no such session.
     """
-    rows = _read(ws, task, first, last)
+    rows = _read(ws, task, first, last, model_id)
     if not len(rows):
-        raise NoData(
-            f"No score of {task.task_id} has a known label in that range. See `quant status`."
-        )
+        whose = task.task_id if model_id is None else f"model {model_id[:12]}"
+        raise NoData(f"No score of {whose} has a known label in that range. See `quant status`.")
     baselines = align(rows, trivial_scores(ws, rows["ts"][0].as_py(), rows["ts"][-1].as_py()))
+    if model_id is not None:
+        served = _read(ws, task, first, last).select(["symbol", "ts", "score"])
+        baselines |= {"scores that were served": align(rows, served)["score"]}
     if permuted_with is not None:
         baselines |= _permuted(ws, task, rows, permuted_with)
     for name, score in baselines.items():
@@ -79,20 +83,35 @@ def _permuted(ws: Workspace, task: Task, rows: pa.Table, tell: Tell) -> dict[str
     return {} if found is None else {"permuted labels": align(rows, found)["score"]}
 
 
-def _read(ws: Workspace, task: Task, first: date | None, last: date | None) -> pa.Table:
+SERVED = "FROM predictions WHERE task_id = ?"
+OF_A_MODEL = (
+    "FROM (FROM predictions UNION ALL FROM predictions_shadow) WHERE task_id = ? AND model_id = ?"
+)
+
+
+def _read(
+    ws: Workspace,
+    task: Task,
+    first: date | None,
+    last: date | None,
+    model_id: str | None = None,
+) -> pa.Table:
     """Scores of sessions with known labels; a bar without a usable label has none, but counts."""
     with ws.series.reading("judging") as con:
         sessions = read_sessions(con)["ts"].to_pylist()
     known = sessions[: max(len(sessions) - task.label_span, 0)]
     if not known:
         return pa.table({})
+    source, whose = (SERVED, [task.task_id])
+    if model_id is not None:
+        source, whose = OF_A_MODEL, [task.task_id, model_id]
     return ws.series.query(
         "SELECT p.symbol, p.ts, p.model_id, p.score, p.origin, l.label, l.fwd_return, "
         "b.close * b.volume AS traded_value "
-        "FROM predictions p LEFT JOIN labels l USING (symbol, ts, task_id) "
+        f"FROM ({source}) p LEFT JOIN labels l USING (symbol, ts, task_id) "
         "LEFT JOIN prices_daily b USING (symbol, ts) "
-        "WHERE p.task_id = ? AND p.ts BETWEEN ? AND ? ORDER BY p.ts, p.symbol",
-        [task.task_id, max(first or known[0], known[0]), min(last or known[-1], known[-1])],
+        "WHERE p.ts BETWEEN ? AND ? ORDER BY p.ts, p.symbol",
+        [*whose, max(first or known[0], known[0]), min(last or known[-1], known[-1])],
     )
 
 
@@ -133,9 +152,7 @@ def _judge(
         "n_scores": len(mine),
         "n_without_label": int((~has_label).sum()),
         "metrics": evaluate(task, *usual, label, target, fwd_return, spec),
-        "baselines": [
-            summarize(name, task, mine, mine[name].to_numpy(), spec) for name in baselines
-        ],
+        "baselines": [_beside(name, task, mine, spec) for name in baselines],
         "sessions": mean_and_error(columns, lag),
         "portfolio": portfolio.summary
         | {
@@ -151,6 +168,17 @@ def _judge(
         found["calibration"] = calibration_bins(target[is_judged], score[is_judged])
     plain: dict[str, Any] = _plain(found)
     return plain
+
+
+def _beside(name: str, task: Task, mine: pa.Table, spec: MetricSettings) -> dict[str, Any]:
+    """A baseline, and what the judged score was worth on just the rows that the baseline has."""
+    baseline = mine[name].to_numpy()
+    score = np.where(np.isfinite(baseline), mine["score"].to_numpy(), np.nan)
+    there = summarize("", task, mine, score, spec)
+    return summarize(name, task, mine, baseline, spec) | {
+        "score_rank_ic": there["rank_ic"],
+        "score_rank_ic_se": there["rank_ic_se"],
+    }
 
 
 def _with_gaps(ws: Workspace, rows: pa.Table, first: date, last: date) -> pa.Table:

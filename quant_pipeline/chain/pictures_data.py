@@ -86,8 +86,9 @@ def rank_ic_of_a_year(
     """
     end = ws.grid.window(key)[1]
     rows = ws.series.query(
-        "SELECT ts, avg(rank_ic) AS rank_ic FROM prediction_outcomes WHERE task_id = ? AND origin = ? "
-        "AND known_at >= ? AND known_at < ? AND rank_ic IS NOT NULL GROUP BY ts ORDER BY ts",
+        "SELECT ts, avg(rank_ic) AS rank_ic FROM prediction_outcomes "
+        "WHERE task_id = ? AND origin = ? AND known_at >= ? AND known_at < ? "
+        "AND rank_ic IS NOT NULL GROUP BY ts ORDER BY ts",
         [task.task_id, origin, end - YEAR, end],
     )
     return days(rows["ts"]), pc.cast(rows["rank_ic"], "float64").to_numpy()

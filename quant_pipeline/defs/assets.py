@@ -36,6 +36,7 @@ from quant_pipeline.defs.describe import (
 from quant_pipeline.defs.io_manager import Blocks
 from quant_pipeline.defs.meter import Meter
 from quant_pipeline.defs.pictures import Pictures
+from quant_pipeline.defs.retries import retried
 from quant_pipeline.errors import GateError, ModelFileError, NoData, NotEnoughHistory
 from quant_pipeline.settings import Settings
 
@@ -65,6 +66,7 @@ def _prices(grid: Grid, schemas: Schemas) -> dg.AssetsDefinition:
     @dg.asset(partitions_def=grid, group_name="market", kinds={"csv", "duckdb"}, owners=OWNERS,
               pool="series", backfill_policy=BULK,
               metadata=schemas["prices_daily"])  # fmt: skip
+    @retried
     def prices_daily(context: dg.AssetExecutionContext, workspace: WorkspaceParam) -> Done:
         """One symbol's bar on a session of the partition, as last ingested.
 
@@ -93,6 +95,7 @@ def _features(grid: Grid, schemas: Schemas) -> dg.AssetsDefinition:
               metadata={"partition_expr": "ts", "key": ["symbol", "ts"],
                         "rows_expected_with_prices": True,
                         **schemas["features_daily"]})  # fmt: skip
+    @retried
     def features_daily(context: dg.AssetExecutionContext, workspace: WorkspaceParam) -> Blocks:
         """What was known of a symbol at the close of a session of the partition.
 
@@ -110,7 +113,7 @@ def _features(grid: Grid, schemas: Schemas) -> dg.AssetsDefinition:
             newest = schema_of_own(workspace)
             context.add_asset_metadata(newest, partition_key=context.partition_keys[-1])
 
-        return Blocks(described())
+        return Blocks(described(), context.run)
 
     return features_daily
 
@@ -121,6 +124,7 @@ def _labels(grid: Grid, schemas: Schemas) -> dg.AssetsDefinition:
               metadata={"partition_expr": "known_at", "key": ["task_id", "symbol", "ts"],
                         "some_rows_expected_with_prices": True,
                         **schemas["labels"]})  # fmt: skip
+    @retried
     def labels(context: dg.AssetExecutionContext, workspace: WorkspaceParam) -> Blocks:
         """An outcome that became known in the partition; its session `ts` is earlier.
 
@@ -136,7 +140,7 @@ def _labels(grid: Grid, schemas: Schemas) -> dg.AssetsDefinition:
             meter.tell(context)
             context.add_asset_metadata(named("labels"))
 
-        return Blocks(described())
+        return Blocks(described(), context.run)
 
     return labels
 
@@ -145,6 +149,7 @@ def _frame(grid: Grid, schemas: Schemas) -> dg.AssetsDefinition:
     @dg.asset(partitions_def=grid, group_name="learning", kinds={"view", "duckdb"}, owners=OWNERS,
               pool="series", backfill_policy=BULK, deps=["features_daily", "labels"],
               metadata=schemas["training_frame"])  # fmt: skip
+    @retried
     def training_frame(context: dg.AssetExecutionContext, workspace: WorkspaceParam) -> Done:
         """An example that became trainable in the partition: features at `ts`, the label known now.
 
@@ -165,6 +170,7 @@ def _folds(grid: Grid, schemas: Schemas) -> dg.AssetsDefinition:
               pool="series", backfill_policy=ONE_BY_ONE, deps=["training_frame"],
               output_required=False,
               metadata=schemas["walkforward_folds"])  # fmt: skip
+    @retried
     def walkforward_folds(
         context: dg.AssetExecutionContext, workspace: WorkspaceParam, config: TaskConfig
     ) -> Iterator[Done]:
@@ -200,6 +206,7 @@ def _models(grid: Grid, schemas: Schemas) -> dg.AssetsDefinition:
               owners=OWNERS, pool="training", backfill_policy=ONE_BY_ONE,
               deps=["walkforward_folds"], output_required=False,
               metadata=schemas["lgbm_model"])  # fmt: skip
+    @retried
     def lgbm_model(
         context: dg.AssetExecutionContext, workspace: WorkspaceParam, config: TaskConfig
     ) -> Iterator[Done]:
@@ -251,6 +258,7 @@ def _predictions(grid: Grid, schemas: Schemas) -> dg.AssetsDefinition:
               owners=OWNERS, pool="series", backfill_policy=BULK,
               deps=["features_daily", dg.AssetDep("lgbm_model", partition_mapping=one_before)],
               metadata=schemas["predictions"])  # fmt: skip
+    @retried
     def predictions(
         context: dg.AssetExecutionContext, workspace: WorkspaceParam, config: TaskConfig
     ) -> Done:
@@ -282,6 +290,7 @@ def _outcomes(grid: Grid, schemas: Schemas) -> dg.AssetsDefinition:
     @dg.asset(partitions_def=grid, group_name="predictions", kinds={"duckdb", "parquet"},
               owners=OWNERS, pool="series", backfill_policy=BULK, deps=["labels", "predictions"],
               metadata=schemas["prediction_outcomes"])  # fmt: skip
+    @retried
     def prediction_outcomes(
         context: dg.AssetExecutionContext, workspace: WorkspaceParam, config: TaskConfig
     ) -> Done:

@@ -1,4 +1,4 @@
-"""The jobs that run by themselves: daily_score and retrain, their schedules, and the inbox.
+"""The jobs that run by themselves: daily_score, retrain, housekeeping; schedules; the inbox.
 
 Each is one op that starts runs of the assets, one after the other, as `quant` does: what a day
 asks for (close the window before, train, score) reaches over several partitions and so over
@@ -22,13 +22,16 @@ from quant_pipeline.chain.plan import newest_closed
 from quant_pipeline.chain.stale import read_stored
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.defs.reporting import report_prices
+from quant_pipeline.defs.retries import retried
 from quant_pipeline.errors import DataLate, NotEnoughHistory, SourceError
+from quant_pipeline.stores.meta import utc_now
 
 WorkspaceParam = dg.ResourceParam[Workspace]
 WEEK = ("sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday")
 
 
 @dg.op
+@retried
 def take_prices_and_score(context: dg.OpExecutionContext, workspace: WorkspaceParam) -> None:
     """Ingest what came, close complete windows, score every session that has no scores yet."""
     from quant_pipeline.defs.jobs import Runner, close_and_score
@@ -77,6 +80,7 @@ def _raise_if_failed(state: str, words: str, taken: Sequence[Taken]) -> None:
 
 
 @dg.op
+@retried
 def train_newest_window(context: dg.OpExecutionContext, workspace: WorkspaceParam) -> None:
     """Train every task as of the end of the newest complete window."""
     from quant_pipeline.defs.jobs import Runner, fill_data, train
@@ -94,8 +98,21 @@ def train_newest_window(context: dg.OpExecutionContext, workspace: WorkspacePara
         raise NotEnoughHistory(refused[key])
 
 
+@dg.op
+@retried
+def delete_what_is_old(context: dg.OpExecutionContext, workspace: WorkspaceParam) -> None:
+    """Delete old runs and logs; write the database anew if much of it is empty."""
+    from quant_pipeline.defs.housekeeping import describe_kept, keep_house
+
+    def tell(what: str, *_: int) -> None:
+        context.log.info(what)
+
+    done = keep_house(workspace, context.instance, utc_now(), tell, dry_run=False)
+    context.add_output_metadata(describe_kept(done))
+
+
 def make_jobs() -> list[dg.JobDefinition]:
-    """Both jobs, to be started by hand, by a schedule or by a new file."""
+    """The jobs, to be started by hand, by a schedule or by a new file."""
 
     @dg.job(description="Newest prices in, scores of every session that lacks them out.")
     def daily_score() -> None:
@@ -105,7 +122,11 @@ def make_jobs() -> list[dg.JobDefinition]:
     def retrain() -> None:
         train_newest_window()
 
-    return [daily_score, retrain]
+    @dg.job(description="Old runs, logs and empty room in the database away.")
+    def housekeeping() -> None:
+        delete_what_is_old()
+
+    return [daily_score, retrain, housekeeping]
 
 
 def make_schedules(
@@ -113,7 +134,7 @@ def make_schedules(
 ) -> list[dg.ScheduleDefinition]:
     """The schedules of quant.toml, by the exchange's clock; off until turned on."""
     spec, zone = workspace.settings.schedule, workspace.settings.grid.timezone
-    daily_score, retrain = jobs
+    daily_score, retrain, housekeeping = jobs
 
     @dg.schedule(
         job=daily_score,
@@ -139,7 +160,15 @@ def make_schedules(
         execution_timezone=zone,
         default_status=_status(spec.retrain),
     )
-    return [daily_score_schedule, retrain_schedule]
+    tidy = workspace.settings.housekeeping
+    housekeeping_schedule = dg.ScheduleDefinition(
+        name="housekeeping_schedule",
+        job=housekeeping,
+        cron_schedule=f"{int(tidy.at[3:])} {int(tidy.at[:2])} * * {WEEK.index('sunday')}",
+        execution_timezone=zone,
+        default_status=_status(tidy.weekly),
+    )
+    return [daily_score_schedule, retrain_schedule, housekeeping_schedule]
 
 
 def daily_crons(daily_at: str, late_after: str, every: int, days: str) -> list[str]:

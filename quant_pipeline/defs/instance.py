@@ -24,13 +24,16 @@ def template(name: str) -> str:
 
 
 def prepare(home: Home) -> dict[str, str]:
-    """Make the instance's folder if there is none; gives the environment that points to it."""
-    target = home.dagster / "dagster.yaml"
-    if not target.exists():
+    """Configure the instance's folder; gives the environment that points to it.
+
+    A dagster.yaml beside quant.toml counts instead of the packaged one.
+    """
+    own, target = home.root / "dagster.yaml", home.dagster / "dagster.yaml"
+    wanted = own.read_text() if own.exists() else template("dagster.yaml")
+    if not target.exists() or target.read_text() != wanted:
         with held(home.data / "dagster.lock", "preparing Dagster", 60):
-            if not target.exists():
-                home.dagster.mkdir(parents=True, exist_ok=True)
-                write_durably(target, template("dagster.yaml").encode())
+            home.dagster.mkdir(parents=True, exist_ok=True)
+            write_durably(target, wanted.encode())
     return {
         "QUANT_HOME": str(home.root),
         "DAGSTER_HOME": str(home.dagster),

@@ -22,6 +22,7 @@ from dagster_duckdb.io_manager import DuckDbClient
 from pydantic import Field
 
 from quant_pipeline.chain.workspace import Workspace, Writing
+from quant_pipeline.defs.retries import retrying
 from quant_pipeline.errors import StoreError
 from quant_pipeline.ml.gate import require_complete
 from quant_pipeline.settings import Home
@@ -43,6 +44,7 @@ class Blocks:
     """Rows of all partitions of a run, some partitions at a time, made when they are asked for."""
 
     blocks: Iterator[tuple[list[str], pa.Table]]
+    run: dg.DagsterRun | None = None
 
 
 class SeriesIOManager(DuckDBIOManager):
@@ -124,15 +126,20 @@ class ArrowHandler(DbTypeHandler[pa.Table]):
         obj: pa.Table | Blocks,
         connection: Any,
     ) -> dict[str, Any]:
-        ws, keys = self.client.workspace, list(context.asset_partition_keys)
-        blocks = obj.blocks if isinstance(obj, Blocks) else iter([(keys, obj)])
-        n_rows = 0
-        for part, rows in blocks:
-            with ws.writing(table_slice.table, context.run_id) as writing:
-                replace_window(ws, writing, context, table_slice, part, rows)
-            n_rows += len(rows)
-        # Of blocks each partition has its own number.
-        return {} if isinstance(obj, Blocks) else {"dagster/row_count": n_rows}
+        if isinstance(obj, Blocks):
+            with retrying(obj.run):
+                for part, rows in obj.blocks:
+                    self._store(context, table_slice, part, rows)
+            return {}  # each partition has told its own number
+        self._store(context, table_slice, list(context.asset_partition_keys), obj)
+        return {"dagster/row_count": len(obj)}
+
+    def _store(
+        self, context: dg.OutputContext, table_slice: TableSlice, keys: list[str], rows: pa.Table
+    ) -> None:
+        ws = self.client.workspace
+        with ws.writing(table_slice.table, context.run_id) as writing:
+            replace_window(ws, writing, context, table_slice, keys, rows)
 
     def load_input(
         self, context: dg.InputContext, table_slice: TableSlice, connection: Any

@@ -29,6 +29,7 @@ from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.defs.instance import bury_dead_runs, open_instance
 from quant_pipeline.defs.location import make_definitions
 from quant_pipeline.defs.reporting import Progress
+from quant_pipeline.defs.retries import STARTED_BY
 from quant_pipeline.errors import DegenerateData, NoData, NotEnoughHistory, QuantError
 from quant_pipeline.settings import Task
 
@@ -92,7 +93,7 @@ class Runner:
                 run_config=QUIET | ({"ops": ops} if ops else {}),
                 instance=self.instance,
                 asset_selection=[dg.AssetKey(a) for a in assets],
-                tags={"quant/started_by": "quant", **self.tags, **({} if one else tags)},
+                tags={STARTED_BY: "quant", **self.tags, **({} if one else tags)},
                 **one,
             )
 
@@ -106,7 +107,7 @@ def run_job(workspace: Workspace, name: str, progress: Progress) -> Exception | 
         try:
             with _interruptible():
                 job.execute_in_process(
-                    run_config=QUIET, instance=instance, tags={"quant/started_by": "quant"}
+                    run_config=QUIET, instance=instance, tags={STARTED_BY: "quant"}
                 )
         except QuantError as error:
             return error

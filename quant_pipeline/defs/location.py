@@ -6,6 +6,7 @@ import dagster as dg
 from dagster import BetaWarning, PreviewWarning
 
 from quant_pipeline.chain.workspace import Workspace
+from quant_pipeline.defs.alerts import make_alert_sensors
 from quant_pipeline.defs.assets import make_assets
 from quant_pipeline.defs.checks import make_checks
 from quant_pipeline.defs.daily import make_inbox_sensor, make_jobs, make_schedules
@@ -29,6 +30,10 @@ def make_definitions(workspace: Workspace) -> dg.Definitions:
             jobs=jobs,
             schedules=make_schedules(workspace, jobs),
             resources=make_resources(workspace),
-            sensors=[*make_sensors(workspace.home), make_inbox_sensor(workspace)],
+            sensors=[
+                *make_sensors(workspace.home),
+                make_inbox_sensor(workspace),
+                *make_alert_sensors(workspace),
+            ],
             executor=dg.in_process_executor,
         )

@@ -149,8 +149,10 @@ def compare(a: ModelId, b: ModelId, as_json: Json = False) -> None:
         if found["features"]:
             typer.echo(f"{count(len(found['features']), 'feature')} of one only: " + ", ".join(
                 row["key"] for row in found["features"]))  # fmt: skip
-        for title, rows in (("folds", found["folds"]), ("sessions", found["sessions"])):
-            typer.echo(f"\n{title} that both were tested on:")
+        shown = {"Folds": "folds", "Fold by fold": "differences", "Sessions": "sessions"}
+        for title, name in shown.items():
+            typer.echo(f"\n{title}, where both were tested:")
+            rows = found[name]
             print_table(rows)
             if not rows:
                 typer.echo("none")

@@ -1,5 +1,6 @@
 """The command line: thin, lazy, plain; every command says with an example what it does."""
 
+import logging
 import sys
 from datetime import date, timedelta
 from pathlib import Path
@@ -42,6 +43,10 @@ CTRL_C = 130  # how typer ends then
 
 def main() -> None:
     """Run a command; an error that the user can mend is one message and exit code 1."""
+    waiting = logging.StreamHandler()  # on stderr: who is waited for
+    logger = logging.getLogger("quant_pipeline")
+    logger.addHandler(waiting)
+    logger.setLevel(logging.INFO)
     try:
         app()
     except QuantError as error:
@@ -322,7 +327,14 @@ def demo(as_json: Json = False) -> None:
 
 @app.command()
 def ui(
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 3000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 3000,
+    host: Annotated[
+        str,
+        typer.Option(
+            help="Address to listen on. With any other one, whoever reaches it can run jobs: "
+            "there is no login."
+        ),
+    ] = "127.0.0.1",
 ) -> None:
     """Open the Dagster web UI of this home, with the daemon that runs what it starts.
 
@@ -330,7 +342,7 @@ def ui(
     """
     from quant_pipeline.faces.server import serve
 
-    serve(open_workspace().home, port)
+    serve(open_workspace().home, host, port)
 
 
 if __name__ == "__main__":

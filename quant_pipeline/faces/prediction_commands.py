@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from quant_pipeline.errors import NoData
 from quant_pipeline.faces.options import Day, Json, TaskId, chosen, open_workspace
 from quant_pipeline.faces.output import emit, parse_day, print_table, progress
 from quant_pipeline.faces.report import show_group
@@ -96,6 +97,9 @@ def report(
     permuted: Annotated[
         bool, typer.Option("--permuted", help="Train on permuted labels, too (slow).")
     ] = False,
+    model: Annotated[
+        str | None, typer.Option(help="Only this model's, served or in the shadow.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Judge stored scores whose labels are known: IC, precision, portfolio, decay, turnover.
@@ -108,11 +112,16 @@ def report(
     from quant_pipeline.chain.judge import judge_predictions
 
     ws = open_workspace()
+    of = ws.meta.model(model) if model else None
+    if of is not None and task not in (None, of.task_id):
+        raise NoData(f"Model {of.model_id[:12]} is one of {of.task_id}, not of {task}.")
     with progress() as tell:
         found = [
             group
-            for one in chosen(ws, task)
-            for group in judge_predictions(ws, one, from_, to, tell if permuted else None)
+            for one in chosen(ws, of.task_id if of else task)
+            for group in judge_predictions(
+                ws, one, from_, to, tell if permuted else None, of.model_id if of else None
+            )
         ]
 
     def show() -> None:

@@ -45,8 +45,9 @@ def show_group(group: dict[str, Any]) -> None:
         [
             {
                 "on the same rows": row["score"], "RankIC": row["rank_ic"],
-                "± s.e.": row["rank_ic_se"], "top minus bottom": row["top_minus_bottom"],
-                "± s.e. ": row["top_minus_bottom_se"],
+                "± s.e.": row["rank_ic_se"], "the score there": row["score_rank_ic"],
+                "± s.e. ": row["score_rank_ic_se"], "top minus bottom": row["top_minus_bottom"],
+                "± s.e.  ": row["top_minus_bottom_se"],
             }
             for row in group["baselines"]
         ]

@@ -1,12 +1,16 @@
 """`quant run`: the jobs that the schedules start, by hand."""
 
+from typing import Annotated
+
 import typer
 
 from quant_pipeline.faces.options import Json, open_workspace
 from quant_pipeline.faces.output import emit, print_table, progress, say
 
 run_app = typer.Typer(
-    help="The daily job and retraining, by hand.", no_args_is_help=True, rich_markup_mode=None
+    help="The jobs of the schedules, by hand: daily, retrain, housekeeping.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 
@@ -49,3 +53,30 @@ def retrain(as_json: Json = False) -> None:
     newest = max(m.asof for m in models)
     rows = [model_row(m) for m in models if m.asof == newest]
     emit(rows, as_json, lambda: print_table(rows, MODEL_COLUMNS))
+
+
+@run_app.command()
+def housekeeping(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what is to do.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Delete Dagster's old runs and logs; write the database anew if much of it is empty.
+
+    Runs that a partition's latest materialization or check is known from stay.
+
+    Example: quant run housekeeping --dry-run
+    """
+    from quant_pipeline.defs.housekeeping import describe_kept, keep_house
+    from quant_pipeline.defs.instance import bury_dead_runs, open_instance
+    from quant_pipeline.stores.meta import utc_now
+
+    ws = open_workspace()
+    with progress() as tell, open_instance(ws.home) as instance:
+        bury_dead_runs(instance, ws.home)
+        done = describe_kept(keep_house(ws, instance, utc_now(), tell, dry_run=dry_run))
+
+    def show() -> None:
+        say("To do:" if dry_run else "Done:")
+        print_table([{"what": name.replace("_", " "), "": n} for name, n in done.items()])
+
+    emit(done, as_json, show)

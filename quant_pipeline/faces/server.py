@@ -1,24 +1,28 @@
-"""`quant ui`: Dagster's webserver and daemon on this home, on the loopback address only."""
+"""`quant ui`: Dagster's webserver and daemon on this home, on the loopback address by default."""
 
+import errno
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from importlib.resources import files
 
 from quant_pipeline.defs.instance import bury_dead_runs, open_instance, prepare
-from quant_pipeline.errors import StoreBusy
+from quant_pipeline.errors import SettingsError, StoreBusy
 from quant_pipeline.faces.output import say
 from quant_pipeline.settings import Home
 from quant_pipeline.stores.locks import held
 
-HOST = "127.0.0.1"
+GRACE_SECONDS = 30.0
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-def serve(home: Home, port: int) -> None:
+def serve(home: Home, host: str, port: int) -> None:
     """Serve until stopped; a second server on one home is refused."""
-    _require_free(port)
+    _require_free(host, port)
     advice = "use its page, or stop it first"
     with held(home.data / "ui.lock", f"quant ui on port {port}", 0, advice=advice):
         # `dagster dev` advises a tool for deployments that this one does not need.
@@ -26,25 +30,49 @@ def serve(home: Home, port: int) -> None:
         environment = {"PYTHONWARNINGS": quiet, **os.environ, **prepare(home)}
         with open_instance(home) as instance:  # before several processes of the server do at once
             bury_dead_runs(instance, home)
-        say(f"Dagster on http://{HOST}:{port} (Ctrl-C stops it).")
+        say(f"Dagster on http://{host}:{port} (Ctrl-C stops it).")
+        if host not in LOOPBACK:
+            say(f"Whoever reaches {host} can run jobs here: there is no login.")
         workspace = str(files("quant_pipeline") / "templates" / "workspace.yaml")
         command = [sys.executable, "-m", "dagster", "dev", "-w", workspace,
-                   "-h", HOST, "-p", str(port)]  # fmt: skip
-        process = subprocess.Popen(command, env=environment, cwd=home.root)
-        signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+                   "-h", host, "-p", str(port)]  # fmt: skip
+        # Started in the background by a script, it ignores SIGINT: so would what it starts.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)
+        process = subprocess.Popen(command, env=environment, cwd=home.root, start_new_session=True)
         try:
             process.wait()
         except KeyboardInterrupt:
-            process.send_signal(signal.SIGINT)
-            process.wait()
+            _end(process)
 
 
-def _require_free(port: int) -> None:
-    with socket.socket() as probe:
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a server with all its processes: runs stop their steps, what lingers is killed."""
+    os.killpg(process.pid, signal.SIGINT)
+    deadline = time.monotonic() + GRACE_SECONDS
+    with suppress(ProcessLookupError):  # the whole group is gone
+        while time.monotonic() < deadline:
+            if process.poll() is not None:
+                os.killpg(process.pid, 0)
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _require_free(host: str, port: int) -> None:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except socket.gaierror:
+        raise SettingsError(f"{host} is no address of this machine.") from None
+    with socket.socket(family, kind, protocol) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, port))
-        except OSError:
+            probe.bind(address)
+        except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise SettingsError(f"{host} is no address of this machine.") from None
             raise StoreBusy(
-                f"Port {port} of {HOST} is taken. Choose another one: `quant ui --port {port + 1}`."
+                f"Port {port} of {host} is taken. Choose another one: `quant ui --port {port + 1}`."
             ) from None

@@ -6,9 +6,8 @@ with the label, weight and query of one task at a time.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import lightgbm as lgb
 import numpy as np
 
 from quant_pipeline.ml.examples import Examples
@@ -16,6 +15,9 @@ from quant_pipeline.ml.sessions import index_sessions
 from quant_pipeline.ml.splits import FoldRows
 from quant_pipeline.ml.targets import row_weights
 from quant_pipeline.settings import Task, TrainSettings
+
+if TYPE_CHECKING:
+    import lightgbm as lgb  # takes a second and a half: imported by what uses it
 
 # Names of a session that early stopping of a ranking looks at.
 NDCG_AT = 20
@@ -76,11 +78,11 @@ class Bins:
     rows: Sequence[FoldRows]
     is_shared: bool
     spec: TrainSettings
-    _binned: lgb.Dataset | None = field(default=None, init=False)
-    _fold: tuple[int, lgb.Dataset, lgb.Dataset] | None = field(default=None, init=False)
-    _all: lgb.Dataset | None = field(default=None, init=False)
+    _binned: "lgb.Dataset | None" = field(default=None, init=False)
+    _fold: "tuple[int, lgb.Dataset, lgb.Dataset] | None" = field(default=None, init=False)
+    _all: "lgb.Dataset | None" = field(default=None, init=False)
 
-    def fold(self, number: int) -> tuple[lgb.Dataset, lgb.Dataset]:
+    def fold(self, number: int) -> "tuple[lgb.Dataset, lgb.Dataset]":
         """Training and early-stopping rows of a fold, without anything of a task."""
         if self._fold is None or self._fold[0] != number:
             self._fold = None
@@ -89,13 +91,11 @@ class Bins:
                 self._binned = None
                 edges = self._dataset(_slice(rows.train)).construct()
                 self._binned = self._dataset(slice(None), edges).construct()
-            train, stop = (
-                self._binned.subset(part.tolist()).construct() for part in (rows.train, rows.stop)
-            )
+            train, stop = (_subset(self._binned, part) for part in (rows.train, rows.stop))
             self._fold = (number, train, stop)
         return self._fold[1], self._fold[2]
 
-    def all_rows(self) -> lgb.Dataset:
+    def all_rows(self) -> "lgb.Dataset":
         """Every row, in bins of all rows; those of the folds are let go."""
         if self._all is None:
             self._fold = self._binned = None
@@ -103,8 +103,10 @@ class Bins:
         return self._all
 
     def _dataset(
-        self, rows: slice | np.ndarray, reference: lgb.Dataset | None = None
-    ) -> lgb.Dataset:
+        self, rows: slice | np.ndarray, reference: "lgb.Dataset | None" = None
+    ) -> "lgb.Dataset":
+        import lightgbm as lgb
+
         x = self.examples.x[rows]
         return lgb.Dataset(
             x,
@@ -115,6 +117,13 @@ class Bins:
         )
 
 
+def _subset(binned: "lgb.Dataset", rows: np.ndarray) -> "lgb.Dataset":
+    """Rows of binned ones, in their order; an array, which `subset` would make two lists of."""
+    part = binned.subset([])
+    part.used_indices = rows.astype(np.int32)  # type: ignore[assignment]
+    return part.construct()
+
+
 def _slice(rows: np.ndarray) -> slice | np.ndarray:
     """Consecutive rows as a slice, which copies nothing."""
     if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
@@ -123,14 +132,14 @@ def _slice(rows: np.ndarray) -> slice | np.ndarray:
 
 
 def dress(
-    dataset: lgb.Dataset,
+    dataset: "lgb.Dataset",
     task: Task,
     target: np.ndarray,
     examples: Examples,
     rows: np.ndarray,
     *,
     weigh: bool,
-) -> lgb.Dataset:
+) -> "lgb.Dataset":
     """Give binned rows the target of a task, and with `weigh` its weights.
 
     All fields are set: another task's may be there.
@@ -157,6 +166,8 @@ class FoldFit:
 
 def fit_fold(bins: Bins, number: int, task: Task, target: np.ndarray) -> FoldFit:
     """Boosters of one fold, one a seed, each stopped early on the fold's stop window."""
+    import lightgbm as lgb
+
     spec, rows, examples = bins.spec, bins.rows[number], bins.examples
     train, stop = bins.fold(number)
     dress(train, task, target, examples, rows.train, weigh=True)
@@ -182,8 +193,10 @@ def fit_fold(bins: Bins, number: int, task: Task, target: np.ndarray) -> FoldFit
     return FoldFit(tuple(rounds), float(np.mean(losses)), score / spec.seeds, gain, split)
 
 
-def fit_all(bins: Bins, task: Task, target: np.ndarray, rounds: int) -> list[lgb.Booster]:
+def fit_all(bins: Bins, task: Task, target: np.ndarray, rounds: int) -> "list[lgb.Booster]":
     """The final boosters, one a seed, from all rows in bins of their own."""
+    import lightgbm as lgb
+
     spec, dataset, examples = bins.spec, bins.all_rows(), bins.examples
     dress(dataset, task, target, examples, np.arange(len(examples.ts)), weigh=True)
     return [
@@ -193,7 +206,7 @@ def fit_all(bins: Bins, task: Task, target: np.ndarray, rounds: int) -> list[lgb
 
 
 def importances(
-    boosters: Sequence[lgb.Booster], rounds: Sequence[int | None]
+    boosters: "Sequence[lgb.Booster]", rounds: Sequence[int | None]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Each feature's share of the gain and of the splits, over boosters; zeros if there is none."""
     shares = []
@@ -207,6 +220,6 @@ def importances(
     return shares[0], shares[1]
 
 
-def n_splits(boosters: Sequence[lgb.Booster]) -> int:
+def n_splits(boosters: "Sequence[lgb.Booster]") -> int:
     """Splits of all trees together."""
     return sum(int(booster.feature_importance("split").sum()) for booster in boosters)

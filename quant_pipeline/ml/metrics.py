@@ -8,14 +8,6 @@ import math
 from typing import Literal
 
 import numpy as np
-from sklearn.metrics import (
-    accuracy_score,
-    average_precision_score,
-    brier_score_loss,
-    log_loss,
-    precision_recall_fscore_support,
-    roc_auc_score,
-)
 
 from quant_pipeline.ml.ranking_metrics import grade_returns, ndcg_at_k, precision_at_k
 from quant_pipeline.ml.sessions import (
@@ -118,6 +110,8 @@ def classification_metrics(label: np.ndarray, score: np.ndarray) -> dict[str, fl
     precision is NaN if nothing is predicted, recall if nothing is there. A score outside [0, 1]
     (past returns, say) is no probability: it has those two only, beside the base rates.
     """
+    from sklearn import metrics as sk  # takes a second: imported by what uses it
+
     metrics = dict.fromkeys(_CLASSIFICATION, math.nan)
     valid = np.isfinite(label) & np.isfinite(score)
     if not valid.any():
@@ -129,17 +123,17 @@ def classification_metrics(label: np.ndarray, score: np.ndarray) -> dict[str, fl
     metrics["log_loss_base"] = -sum(p * math.log(p) for p in (base, 1 - base) if p > 0)
     metrics["brier_base"] = base * (1 - base)
     if 0 < base < 1:
-        metrics["auc"] = float(roc_auc_score(label, score))
-        metrics["average_precision"] = float(average_precision_score(label, score))
+        metrics["auc"] = float(sk.roc_auc_score(label, score))
+        metrics["average_precision"] = float(sk.average_precision_score(label, score))
     if score.min() >= 0 and score.max() <= 1:
         is_up = score > 0.5
-        metrics["accuracy"] = float(accuracy_score(label, is_up))
-        found = precision_recall_fscore_support(
+        metrics["accuracy"] = float(sk.accuracy_score(label, is_up))
+        found = sk.precision_recall_fscore_support(
             label, is_up, average="binary", zero_division=np.nan
         )
         metrics["precision"], metrics["recall"] = float(found[0]), float(found[1])
-        metrics["log_loss"] = float(log_loss(label, score, labels=[0, 1]))
-        metrics["brier"] = float(brier_score_loss(label, score, pos_label=1, labels=[0, 1]))
+        metrics["log_loss"] = float(sk.log_loss(label, score, labels=[0, 1]))
+        metrics["brier"] = float(sk.brier_score_loss(label, score, pos_label=1, labels=[0, 1]))
     return metrics
 
 

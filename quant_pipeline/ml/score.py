@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from itertools import zip_longest
+from typing import TYPE_CHECKING
 
-import lightgbm as lgb
 import numpy as np
 
 from quant_pipeline.errors import DegenerateData, ModelFileError
 from quant_pipeline.ml.metrics import average_ranks, index_sessions
+
+if TYPE_CHECKING:
+    import lightgbm as lgb  # takes a second and a half: imported by what uses it
 
 
 def score_rows(
@@ -66,13 +69,15 @@ def _open(
     x: np.ndarray,
     feature_names: tuple[str, ...],
     expected_names: tuple[str, ...],
-) -> list[lgb.Booster]:
+) -> "list[lgb.Booster]":
     """Boosters that fit the rows to score, which hold no infinity."""
     _require_same_names(feature_names, expected_names, "the model was trained on")
     if x.ndim != 2 or x.shape[1] != len(expected_names):
         raise ModelFileError(
             f"Rows to score have shape {x.shape}, but there are {len(expected_names)} features."
         )
+    import lightgbm as lgb
+
     loaded = [lgb.Booster(model_str=text) for text in boosters]
     for booster in loaded:
         _require_same_names(expected_names, tuple(booster.feature_name()), "the model text has")

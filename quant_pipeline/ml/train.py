@@ -7,9 +7,8 @@ on the same rows has the bytes that it has alone.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import lightgbm as lgb
 import numpy as np
 
 from quant_pipeline.errors import DegenerateData, NotEnoughHistory
@@ -30,6 +29,9 @@ from quant_pipeline.ml.sessions import index_sessions, mean_of_defined, session_
 from quant_pipeline.ml.splits import Fold, FoldRows, fold_rows
 from quant_pipeline.ml.targets import make_target
 from quant_pipeline.settings import FoldSettings, MetricSettings, Task, TrainSettings
+
+if TYPE_CHECKING:
+    import lightgbm as lgb
 
 # Rows of all examples whose scores show that a booster tells them apart.
 N_TRIED = 10_000
@@ -319,7 +321,7 @@ def _evaluate_rows(
 
 
 def _importance(
-    boosters: Sequence[lgb.Booster], fits: Sequence[FoldFit], names: Sequence[str]
+    boosters: "Sequence[lgb.Booster]", fits: Sequence[FoldFit], names: Sequence[str]
 ) -> dict[str, dict[str, float]]:
     gain, split = importances(boosters, [None] * len(boosters))
     by_fold = {kind: np.array([getattr(fit, kind) for fit in fits]) for kind in ("gain", "split")}
@@ -352,7 +354,7 @@ def _check_folds(work: _Work, spec: TrainSettings) -> None:
 
 
 def _check_boosters(
-    boosters: Sequence[lgb.Booster], examples: Examples, task: Task, spec: TrainSettings
+    boosters: "Sequence[lgb.Booster]", examples: Examples, task: Task, spec: TrainSettings
 ) -> None:
     """Refuse boosters that give rows the same or no score."""
     every = max(1, len(examples.x) // N_TRIED)

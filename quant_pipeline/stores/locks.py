@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import logging
 import os
 import random
 import time
@@ -11,6 +12,9 @@ from datetime import datetime
 from pathlib import Path
 
 from quant_pipeline.errors import StoreBusy
+
+log = logging.getLogger(__name__)
+FIRST_TOLD, TOLD_EVERY = 2.0, 15.0  # seconds of waiting
 
 
 @contextmanager
@@ -25,8 +29,9 @@ def held(
     """Hold the lock file while the block runs; an exclusive holder writes its name into it.
 
     The file is never the database itself: opening and closing that one would drop DuckDB's own
-    lock. Waits with jitter, then raises StoreBusy with the name of the holder; readers, of whom
-    there may be many, wipe the name of the writer before them and leave none.
+    lock. Waits with jitter, and logs that it does, then raises StoreBusy with the name of the
+    holder; readers, of whom there may be many, wipe the name of the writer before them and leave
+    none.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -42,7 +47,8 @@ def held(
 
 
 def _acquire(handle: int, path: Path, wait_seconds: float, kind: int, advice: str) -> None:
-    deadline = time.monotonic() + wait_seconds
+    began = time.monotonic()
+    deadline, tell_at = began + wait_seconds, began + FIRST_TOLD
     while True:
         try:
             fcntl.flock(handle, kind | fcntl.LOCK_NB)
@@ -53,6 +59,13 @@ def _acquire(handle: int, path: Path, wait_seconds: float, kind: int, advice: st
                     f"{path.name.removesuffix('.lock')} is in use by {_describe(path)}. Waited "
                     f"{wait_seconds:g} s; {advice}."
                 ) from None
+            if time.monotonic() >= tell_at:
+                tell_at += TOLD_EVERY
+                log.info(
+                    "Waiting for %s, in use by %s: %.0f of at most %g s.",
+                    path.name.removesuffix(".lock"), _describe(path), time.monotonic() - began,
+                    wait_seconds,
+                )  # fmt: skip
             time.sleep(random.uniform(0.01, 0.1))
 
 

@@ -296,15 +296,19 @@ class MetaStore:
         with self.writing() as session:
             session.add_all(results)
 
-    def check_results(self, asset: str | None = None, key: str | None = None) -> list[CheckResult]:
-        """What checks said, oldest first, of one asset or partition if it is given."""
-        wanted = select(CheckResult).order_by(col(CheckResult.id))
+    def check_results(
+        self, asset: str | None = None, key: str | None = None, after: int = 0
+    ) -> list[CheckResult]:
+        """What checks said after a number, oldest first, of one asset or partition if given."""
+        wanted = (
+            select(CheckResult).order_by(col(CheckResult.id)).where(col(CheckResult.id) > after)
+        )
         if asset is not None:
             wanted = wanted.where(CheckResult.asset == asset)
         if key is not None:
             wanted = wanted.where(CheckResult.partition_key == key)
         with self.reading() as session:
-            return list(session.exec(wanted))
+            return list(session.exec(wanted.order_by(col(CheckResult.id))))
 
     def require_fact(self, name: str, value: str, *, keep: bool = True) -> None:
         """Remember a fact of this home at first use, if `keep`; refuse another value later."""

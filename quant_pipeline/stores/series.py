@@ -39,7 +39,7 @@ class SeriesStore:
     @contextmanager
     def writing(self, what: str) -> Iterator[Connection]:
         """One transaction: everything in the block is stored, or nothing."""
-        with self._locked(what), self._connected(read_only=False) as con:
+        with self.locked(what), self._connected(read_only=False) as con:
             con.execute("BEGIN TRANSACTION")
             try:
                 yield con
@@ -53,7 +53,7 @@ class SeriesStore:
         """A read-only connection; waits for a writer."""
         if not self.path.exists():
             raise NoData("Nothing has been ingested yet. Run `quant ingest PATH`, or `quant demo`.")
-        with self._locked(what, shared=True), self._connected(read_only=True) as con:
+        with self.locked(what, shared=True), self._connected(read_only=True) as con:
             yield con
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> pa.Table:
@@ -62,7 +62,8 @@ class SeriesStore:
             return query(con, sql, parameters)
 
     @contextmanager
-    def _locked(self, what: str, *, shared: bool = False) -> Iterator[None]:
+    def locked(self, what: str, *, shared: bool = False) -> Iterator[None]:
+        """The lock of the file, without a connection; makes the file if there is none."""
         lock = self.path.with_name(self.path.name + ".lock")
         with held(lock, what, self.lock_wait_seconds, shared=shared):
             if not self.path.exists():

@@ -164,24 +164,42 @@ def _changed(
 
 
 def check_folds(ws: Workspace, keys: Sequence[str]) -> list[Checked]:
-    """Prove the stored windows of partitions anew, in SQL."""
+    """Prove the stored windows of partitions anew, in SQL.
+
+    Windows that a model was trained on stay as they were when rows are restated later: then
+    another number of rows is told, and overlaps alone fail.
+    """
+    trained = {(m.partition_key, m.task_id) for m in ws.meta.trained()}
     found = []
     with ws.series.reading("checks") as con:
         for key in keys:
             for task in ws.settings.tasks:
-                n_overlaps, n_said, n_there = count_overlaps(con, key, task, ws.grid.asof(key))
-                passed = n_overlaps == 0 and n_said == n_there
-                words = "" if passed else (
-                    f"{n_overlaps} rows of {task.task_id} have an outcome in another window of "
-                    f"their fold; windows are said to keep {n_said} rows and hold {n_there}. Run "
-                    f"`quant train --asof {ws.grid.asof(key)}`."
-                )  # fmt: skip
-                numbers = {"overlaps": n_overlaps, "rows_kept": n_said, "rows_there": n_there}
-                found.append(
-                    Checked("windows_do_not_overlap", key, passed, "ERROR", words, numbers,
-                            task.task_id)
-                )  # fmt: skip
+                counted = count_overlaps(con, key, task, ws.grid.asof(key))
+                found.append(_windows(key, ws, task, counted, (key, task.task_id) in trained))
     return found
+
+
+def _windows(
+    key: str, ws: Workspace, task: Task, counted: tuple[int, int, int], is_trained: bool
+) -> Checked:
+    n_overlaps, n_said, n_there = counted
+    passed = n_overlaps == 0 and (n_said == n_there or is_trained)
+    words = ""
+    if not n_said:
+        words = f"No windows of {task.task_id}: nothing to prove."
+    elif not passed:
+        words = (
+            f"{n_overlaps} rows of {task.task_id} have an outcome in another window of their fold; "
+            f"windows are said to keep {n_said} rows and hold {n_there}. Run "
+            f"`quant train --asof {ws.grid.asof(key)}`."
+        )
+    elif n_said != n_there:
+        words = (
+            f"Rows were restated since the model of {task.task_id} was trained: windows kept "
+            f"{n_said} rows and hold {n_there} now. The model stays as it is."
+        )
+    numbers = {"overlaps": n_overlaps, "rows_kept": n_said, "rows_there": n_there}
+    return Checked("windows_do_not_overlap", key, passed, "ERROR", words, numbers, task.task_id)
 
 
 def check_models(ws: Workspace, keys: Sequence[str]) -> list[Checked]:
@@ -192,7 +210,8 @@ def check_models(ws: Workspace, keys: Sequence[str]) -> list[Checked]:
             continue
         model, words = ws.meta.model(trained.model_id), ""
         try:
-            require_usable(model.model_id[:12], model.metrics, model.rounds)
+            n_used = sum(share > 0 for share in model.importance["split"].values())
+            require_usable(model.model_id[:12], model.metrics, n_used)
             ws.files.read(model.model_id)
         except QuantError as error:
             words = str(error)

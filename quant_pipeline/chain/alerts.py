@@ -1,0 +1,118 @@
+"""Telling people what went wrong: a webhook or a command of quant.toml gets it as JSON."""
+
+import json
+import subprocess
+import urllib.request
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from quant_pipeline.chain.workspace import Workspace
+from quant_pipeline.errors import AlertFailed
+from quant_pipeline.stores.meta import CheckResult, DailyRun, utc_now
+
+Kind = Literal["run_failed", "check_failed", "data_late"]
+SHOWN = 5  # failed checks that one message names
+
+
+@dataclass(frozen=True)
+class Alert:
+    """One thing to tell: a line for people, and the facts for programs."""
+
+    kind: Kind
+    text: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def is_wanted(ws: Workspace, kind: Kind) -> bool:
+    """Whether somebody is to be told of such things."""
+    spec = ws.settings.alerts
+    return bool(spec.webhook or spec.command) and kind in spec.on
+
+
+def send(ws: Workspace, alert: Alert) -> None:
+    """Post an alert to the webhook and hand it to the command, whichever are set.
+
+    Raises AlertFailed if one of them did not take it; it may be sent again.
+    """
+    spec = ws.settings.alerts
+    told = {
+        "text": f"quant_pipeline in {ws.home.root.name}: {alert.text}",
+        "kind": alert.kind,
+        "home": str(ws.home.root),
+        "at": utc_now().isoformat(timespec="seconds"),
+        **alert.facts,
+    }
+    message = json.dumps(told, default=str).encode()
+    if spec.webhook:
+        _post(spec.webhook, message, spec.timeout_seconds)
+    if spec.command:
+        _run(spec.command, message, spec.timeout_seconds, str(ws.home.root))
+
+
+def failed_checks(ws: Workspace, after: int) -> tuple[list[Alert], int]:
+    """One alert for what checks of a run found since a number, and the number to go on from."""
+    spec = ws.settings.alerts
+    rows = [r for r in ws.meta.check_results(after=after)]
+    newest = max((r.id or 0 for r in rows), default=after)
+    severe = ("ERROR",) if spec.severity == "ERROR" else ("ERROR", "WARN")
+    by_run: dict[str, list[CheckResult]] = {}
+    for row in rows:
+        if not row.passed and row.severity in severe:
+            by_run.setdefault(row.run_id, []).append(row)
+    return [_of_checks(found) for found in by_run.values()], newest
+
+
+def _of_checks(found: list[CheckResult]) -> Alert:
+    lines = [
+        f"{r.asset}/{r.name} {r.partition_key} {r.task_id}".rstrip() + f": {r.words}"
+        for r in found[:SHOWN]
+    ]
+    rest = f" (and {len(found) - SHOWN} more)" if len(found) > SHOWN else ""
+    n = f"{len(found)} check{'s' * (len(found) != 1)} failed{rest}. "
+    checks = [
+        {
+            "asset": r.asset, "check": r.name, "partition": r.partition_key, "task": r.task_id,
+            "severity": r.severity, "words": r.words, "numbers": r.numbers,
+        }
+        for r in found[:100]
+    ]  # fmt: skip
+    return Alert(
+        "check_failed", n + "\n".join(lines), {"run_id": found[0].run_id, "checks": checks}
+    )
+
+
+def late_days(ws: Workspace, after: int) -> tuple[list[Alert], int]:
+    """An alert for each day that got no prices since a number, and the number to go on from."""
+    rows = [r for r in ws.meta.daily_runs() if (r.id or 0) > after]
+    newest = max((r.id or 0 for r in rows), default=after)
+    return [_of_day(r) for r in rows if r.state == "given_up"], newest
+
+
+def _of_day(run: DailyRun) -> Alert:
+    facts = {"expected": run.expected, "newest_session": run.newest_session, "run_id": run.run_id}
+    return Alert("data_late", f"{run.words}.", facts)
+
+
+def _post(address: str, message: bytes, seconds: float) -> None:
+    request = urllib.request.Request(
+        address, message, {"Content-Type": "application/json", "User-Agent": "quant_pipeline"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=seconds):
+            pass
+    except (OSError, ValueError) as error:  # of an address, a secret may be any part
+        raise AlertFailed(f"The webhook of [alerts] did not take a message: {error}.") from None
+
+
+def _run(command: tuple[str, ...], message: bytes, seconds: float, folder: str) -> None:
+    try:
+        done = subprocess.run(
+            command, input=message, capture_output=True, timeout=seconds, cwd=folder, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise AlertFailed(f"The command of [alerts] could not be run: {error}.") from None
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip()[-300:]
+        raise AlertFailed(
+            f"The command of [alerts], {command[0]}, ended with {done.returncode}: {said}"
+        )
