@@ -12,7 +12,7 @@ turn; figures are medians.
 `ratio_bare` and `ratio_rebuild` are CPU seconds of ours over theirs; `peak_ratio` is the memory
 that ours takes beyond the imported libraries, the matrix included, over the matrix.
 
-    python bench/learning.py              210 leaves and 255 bins, on two samples, the shipped settings, about 8 min
+    python bench/learning.py              three sets of parameters, about 8 minutes
     python bench/learning.py --quick      a quarter of the rows, about 2 minutes
 """
 
