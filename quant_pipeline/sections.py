@@ -294,7 +294,8 @@ class HousekeepingSettings(Section):
 
 
 class StoreSettings(Section):
-    """How long a command waits for another one that writes, and what the database may keep."""
+    """Where runs and the registry are kept, how long writers wait, and how much memory is used."""
 
+    postgres: str = Field(default="", pattern=r"^(postgres(ql)?://\S+)?$")
     lock_wait_seconds: float = Field(default=60.0, ge=0)
     memory_gib: float = Field(default=4.0, ge=0.5)

@@ -341,7 +341,8 @@ def test_within_the_tolerance_the_stored_row_stays_and_beyond_it_does_not(
         return replace(right, **{name: values})
 
     assert len(merge_delivery(stored, shifted(inside * TOLERANCE), TOLERANCE).bars.ts) == 0
-    far = merge_delivery(stored, shifted(0.01), TOLERANCE)
+    shares = 2 / right.volume[day] if name == "volume" else 0.0  # one share is none
+    far = merge_delivery(stored, shifted(0.01 + shares), TOLERANCE)
     assert far.n_restated == 1
     assert far.bars.ts.tolist() == [day]
 

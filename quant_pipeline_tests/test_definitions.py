@@ -145,7 +145,8 @@ def test_the_definitions_load_as_the_web_server_loads_them(workspace):
 
 def test_the_daemon_looks_after_killed_runs_and_the_inbox_by_default(workspace):
     sensors = {s.name: s for s in make_definitions(workspace).sensors}
-    assert sensors.keys() == {"killed_runs", "inbox"}
+    told = {"alert_run_failed", "alert_check_failed", "alert_data_late"}
+    assert sensors.keys() == {"killed_runs", "inbox"} | told
     assert all(s.default_status is dg.DefaultSensorStatus.RUNNING for s in sensors.values())
     sensor = sensors["killed_runs"]
     with dg.DagsterInstance.ephemeral() as instance:

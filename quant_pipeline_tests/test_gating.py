@@ -145,7 +145,7 @@ def test_a_task_that_fails_does_not_cost_the_others_their_model(used):
             assert shown["up_200d/refused"].value.startswith("Folds need 542 sessions")
             assert "up_5d/refused" not in shown
     assert shown["up_5d/rank_ic"].value > 0
-    assert shown["up_5d/folds"].value.startswith("| fold | train_start | train_end |")
+    assert shown["up_5d/folds"].value.startswith("| fold | test_start | test_end |")
 
 
 # --- Changed settings

@@ -452,6 +452,10 @@ score_psi = 9.0
 z = 3.0
 [schedule]
 daily = true
+[alerts]
+command = ["true"]
+[housekeeping]
+weekly = true
 """
 
 
@@ -462,7 +466,10 @@ def test_how_a_model_is_judged_checked_or_scheduled_does_not_change_it(used):
     used.run(["walkforward_folds", "lgbm_model"], "2016-07")
     assert used.model_ids() == was
     decisive = set(Settings.model_fields) - DECISIVE
-    assert decisive == {"ingest", "tasks", "metrics", "checks", "champion", "schedule", "store"}
+    assert decisive == {
+        "ingest", "tasks", "metrics", "checks", "champion", "schedule", "alerts", "housekeeping",
+        "store",
+    }  # fmt: skip
 
 
 def test_a_planted_signal_is_found_beyond_two_standard_errors(finished):

@@ -44,7 +44,7 @@ class Workspace:
             series=SeriesStore(
                 home.database, settings.store.lock_wait_seconds, settings.store.memory_gib
             ),
-            meta=MetaStore(home.registry),
+            meta=MetaStore(home.registry, settings.store.postgres),
             files=ModelFiles(home.models),
             published=Published(home.published),
             grid=Grid(settings.grid.cadence, settings.grid.start),

@@ -10,12 +10,25 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quant_pipeline.settings import Home
+from quant_pipeline.errors import SettingsError
+from quant_pipeline.settings import Home, load_settings
 from quant_pipeline.stores.locks import held
 from quant_pipeline.stores.model_files import write_durably
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
+
+
+SQLITE = """storage:
+  sqlite:
+    base_dir:
+      env: DAGSTER_HOME
+"""
+POSTGRES = """storage:
+  postgres:
+    postgres_url:
+      env: DAGSTER_POSTGRES_URL
+"""
 
 
 def template(name: str) -> str:
@@ -30,6 +43,17 @@ def prepare(home: Home) -> dict[str, str]:
     """
     own, target = home.root / "dagster.yaml", home.dagster / "dagster.yaml"
     wanted = own.read_text() if own.exists() else template("dagster.yaml")
+    postgres = load_settings(home).store.postgres
+    address = ""
+    if postgres:
+        from quant_pipeline.stores.engines import with_driver
+
+        address = with_driver(postgres).render_as_string(hide_password=False)
+        if SQLITE not in wanted:
+            raise SettingsError(
+                f"store.postgres is set, but {own} has a storage of its own. Delete one of them."
+            )
+        wanted = wanted.replace(SQLITE, POSTGRES)
     if not target.exists() or target.read_text() != wanted:
         with held(home.data / "dagster.lock", "preparing Dagster", 60):
             home.dagster.mkdir(parents=True, exist_ok=True)
@@ -38,6 +62,7 @@ def prepare(home: Home) -> dict[str, str]:
         "QUANT_HOME": str(home.root),
         "DAGSTER_HOME": str(home.dagster),
         "QUANT_COMPUTE_LOGS": str(home.dagster / "logs"),
+        "DAGSTER_POSTGRES_URL": address,
     }
 
 

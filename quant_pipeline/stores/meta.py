@@ -1,4 +1,4 @@
-"""MetaStore: the SQLite registry of models, champions, refusals and written batches."""
+"""MetaStore: the registry of models, champions, refusals and batches, in SQLite or PostgreSQL."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -7,12 +7,11 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
-from sqlalchemy import URL, Engine, event, func
-from sqlalchemy.pool import NullPool
-from sqlmodel import Session, SQLModel, col, create_engine, select
+from sqlalchemy import Engine, func
+from sqlmodel import Session, col, select
 
 from quant_pipeline.errors import NoData, SettingsError
-from quant_pipeline.stores.locks import held
+from quant_pipeline.stores.engines import busy_is_told, open_registry
 from quant_pipeline.stores.records import (
     Batch,
     Champion,
@@ -46,16 +45,21 @@ __all__ = [
 
 @dataclass(frozen=True)
 class MetaStore:
-    """The registry; WAL, foreign keys on, writers take turns with BEGIN IMMEDIATE."""
+    """The registry; writers take turns, foreign keys are checked.
+
+    In SQLite at a path: WAL, BEGIN IMMEDIATE. With the address of a PostgreSQL database in that, in
+    a schema of its own, and an advisory lock; the path then only names the lock of its creation.
+    """
 
     path: Path
+    postgres: str = ""
     _engines: dict[str, Engine] = field(default_factory=dict, repr=False, compare=False)
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
         """One transaction."""
         engine = self._engine("writing")
-        with Session(engine, expire_on_commit=False) as session, session.begin():
+        with busy_is_told(), Session(engine, expire_on_commit=False) as session, session.begin():
             yield session
 
     @contextmanager
@@ -66,17 +70,7 @@ class MetaStore:
 
     def _engine(self, kind: Literal["reading", "writing"]) -> Engine:
         if kind not in self._engines:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            url = URL.create("sqlite", database=str(self.path))  # a path may hold ? and %
-            engines = {}
-            for name in ("reading", "writing"):
-                # No pool: a connection is closed with its session, not some time later.
-                engines[name] = create_engine(url, connect_args={"timeout": 60}, poolclass=NullPool)
-                event.listen(engines[name], "connect", _configure)
-            event.listen(engines["writing"], "begin", _begin_immediate)
-            with held(self.path.with_name(self.path.name + ".lock"), "creating the registry", 60):
-                SQLModel.metadata.create_all(engines["writing"])
-            self._engines.update(engines)  # last: another thread sees them only when all is there
+            self._engines.update(open_registry(self.path, self.postgres))
         return self._engines[kind]
 
     def models(self, task_id: str | None = None) -> list[Model]:
@@ -321,16 +315,6 @@ class MetaStore:
                     f"This home was made with {name} = {found.value}, but quant.toml now says "
                     f"{value}. Set it back, or start a new home: `quant init` in an empty folder."
                 )
-
-
-def _configure(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # SQLAlchemy's own BEGIN would be deferred
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=60000"):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _begin_immediate(connection: Any) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _merged(old: dict[str, list[Any]] | None, new: dict[str, list[Any]]) -> dict[str, list[Any]]:

@@ -126,13 +126,13 @@ def _moves(ws: Workspace, key: str, stored: _Stored, inside: Bools) -> Checked:
     words = []
     if n_jumps > s.max_jumps:
         words.append(
-            f"{n_jumps} moves look like splits that the source did not adjust: "
+            f"{n_jumps} of the moves look like splits that the source did not adjust: "
             f"{some(_names(panel, is_jump))}. Features and labels that span them are left out; "
             "deliver adjusted prices (adj_close) to have them."
         )
     if n_wild:
         words.append(
-            f"{n_wild} bars moved by more than checks.max_move = {s.max_move} (log): "
+            f"{n_wild} of the bars moved by more than checks.max_move = {s.max_move} (log): "
             f"{some(_names(panel, is_wild))}. They count as returns: compare them with another "
             "source, and deliver the right ones."
         )
