@@ -20,6 +20,12 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that mostly wait for servers come first: the other worker has work meanwhile."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture
 def home(tmp_path) -> Iterator[Callable[..., SmallHome]]:
     """Makes homes below tmp_path: `home()`, or `home("other", {"old": "new"})` for quant.toml."""

@@ -14,12 +14,13 @@ from quant_pipeline.errors import AlertFailed, NotEnoughHistory
 from quant_pipeline.stores.meta import CheckResult, DailyRun, utc_now
 from quant_pipeline_tests.homes import SmallHome
 
-# Appends what it is told to a file of the home; takes nothing while there is a file `broken`.
+# Appends what it is told to a file of the home, but for messages with the text of `refused`.
 TAKES = """import pathlib, sys
-if pathlib.Path("broken").exists():
+text, refused = sys.stdin.read(), pathlib.Path("refused")
+if refused.exists() and refused.read_text() in text:
     sys.exit("nobody is there")
 with open("told.jsonl", "a") as file:
-    file.write(sys.stdin.read() + chr(10))
+    file.write(text + chr(10))
 """
 KINDS = ("run_failed", "check_failed", "data_late")
 
@@ -133,11 +134,48 @@ def test_what_nobody_took_is_sent_again(listening):
     with dg.DagsterInstance.ephemeral() as instance:
         cursor = tick(listening, instance, "check_failed", None)
         meta.add_check_results([check(False)])
-        (listening.root / "broken").touch()
+        (listening.root / "refused").touch()
         with pytest.raises(AlertFailed, match="ended with 1: nobody is there"):
             tick(listening, instance, "check_failed", cursor)
-        (listening.root / "broken").unlink()
+        (listening.root / "refused").unlink()
         tick(listening, instance, "check_failed", cursor)
+    assert len(told(listening)) == 1
+
+
+def test_what_was_told_is_not_told_again_when_a_later_one_fails(listening):
+    (listening.root / "refused").write_text("prices_daily/stop")
+    with dg.DagsterInstance.ephemeral() as instance:
+        cursor = tick(listening, instance, "check_failed", None)
+        listening.workspace.meta.add_check_results(
+            [check(False), check(False, run_id="r2", name="stop"), check(False, run_id="r3")]
+        )
+        cursor = tick(listening, instance, "check_failed", cursor)
+        assert [m["run_id"] for m in told(listening)] == ["r1"]
+        (listening.root / "refused").unlink()
+        tick(listening, instance, "check_failed", cursor)
+    assert [m["run_id"] for m in told(listening)] == ["r1", "r2", "r3"]
+
+
+def test_one_of_two_ways_is_enough(listening):
+    listening.change_settings("[alerts]\n", '[alerts]\nwebhook = "http://127.0.0.1:9/nobody"\n')
+    (problem,) = send(listening.workspace, Alert("data_late", 1, "x"))
+    assert "did not take a message" in problem
+    assert len(told(listening)) == 1
+
+
+def test_a_run_that_gave_up_is_told_as_failed_if_nobody_wants_late_days(listening):
+    with listening.runner(recorded=True) as runner:
+        with pytest.raises(NotEnoughHistory):
+            runner.materialize(["walkforward_folds"], "2015-07", "2015-07")
+        (run,) = runner.instance.get_runs(limit=1)
+        listening.workspace.meta.add_daily_run(
+            DailyRun(state="given_up", expected=date(2016, 7, 5), newest_session=None, words="x",
+                     run_id=run.run_id, ran_at=utc_now())
+        )  # fmt: skip
+        tick(listening, runner.instance, "run_failed", "0")
+        assert told(listening) == []
+        listening.change_settings("[alerts]\n", '[alerts]\non = ["run_failed"]\n')
+        tick(listening, runner.instance, "run_failed", "0")
     assert len(told(listening)) == 1
 
 
@@ -170,4 +208,4 @@ def test_without_anybody_to_tell_the_cursor_goes_on(used, kind):
 def test_an_alert_that_cannot_be_sent_says_why(home, section, words):
     made = home(changes={"[universe]": f"[alerts]\n{section}\n\n[universe]"})
     with pytest.raises(AlertFailed, match=words):
-        send(made.workspace, Alert("data_late", "x"))
+        send(made.workspace, Alert("data_late", 1, "x"))

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,9 +17,13 @@ SHOWN = 5  # failed checks that one message names
 
 @dataclass(frozen=True)
 class Alert:
-    """One thing to tell: a line for people, and the facts for programs."""
+    """One thing to tell: a line for people, and the facts for programs.
+
+    `number` is where to go on from once it was told: of an event, a check's result, a daily run.
+    """
 
     kind: Kind
+    number: int
     text: str
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -29,10 +34,10 @@ def is_wanted(ws: Workspace, kind: Kind) -> bool:
     return bool(spec.webhook or spec.command) and kind in spec.on
 
 
-def send(ws: Workspace, alert: Alert) -> None:
-    """Post an alert to the webhook and hand it to the command, whichever are set.
+def send(ws: Workspace, alert: Alert) -> list[str]:
+    """Post an alert to the webhook and hand it to the command; gives what did not work.
 
-    Raises AlertFailed if one of them did not take it; it may be sent again.
+    Raises AlertFailed if none of those that are set took it; it may be sent again.
     """
     spec = ws.settings.alerts
     told = {
@@ -43,14 +48,25 @@ def send(ws: Workspace, alert: Alert) -> None:
         **alert.facts,
     }
     message = json.dumps(told, default=str).encode()
+    ways: list[Callable[[], None]] = []
     if spec.webhook:
-        _post(spec.webhook, message, spec.timeout_seconds)
+        ways.append(lambda: _post(spec.webhook, message, spec.timeout_seconds))
     if spec.command:
-        _run(spec.command, message, spec.timeout_seconds, str(ws.home.root))
+        folder = str(ws.home.root)
+        ways.append(lambda: _run(spec.command, message, spec.timeout_seconds, folder))
+    problems = []
+    for way in ways:
+        try:
+            way()
+        except AlertFailed as error:
+            problems.append(str(error))
+    if ways and len(problems) == len(ways):
+        raise AlertFailed(" ".join(problems))
+    return problems
 
 
 def failed_checks(ws: Workspace, after: int) -> tuple[list[Alert], int]:
-    """One alert for what checks of a run found since a number, and the number to go on from."""
+    """One alert for what checks of a run found since a number, and the newest number."""
     spec = ws.settings.alerts
     rows = [r for r in ws.meta.check_results(after=after)]
     newest = max((r.id or 0 for r in rows), default=after)
@@ -59,7 +75,7 @@ def failed_checks(ws: Workspace, after: int) -> tuple[list[Alert], int]:
     for row in rows:
         if not row.passed and row.severity in severe:
             by_run.setdefault(row.run_id, []).append(row)
-    return [_of_checks(found) for found in by_run.values()], newest
+    return sorted(map(_of_checks, by_run.values()), key=lambda a: a.number), newest
 
 
 def _of_checks(found: list[CheckResult]) -> Alert:
@@ -76,13 +92,13 @@ def _of_checks(found: list[CheckResult]) -> Alert:
         }
         for r in found[:100]
     ]  # fmt: skip
-    return Alert(
-        "check_failed", n + "\n".join(lines), {"run_id": found[0].run_id, "checks": checks}
-    )
+    number = max(r.id or 0 for r in found)
+    facts = {"run_id": found[0].run_id, "checks": checks}
+    return Alert("check_failed", number, n + "\n".join(lines), facts)
 
 
 def late_days(ws: Workspace, after: int) -> tuple[list[Alert], int]:
-    """An alert for each day that got no prices since a number, and the number to go on from."""
+    """An alert for each day that got no prices since a number, and the newest number."""
     rows = [r for r in ws.meta.daily_runs() if (r.id or 0) > after]
     newest = max((r.id or 0 for r in rows), default=after)
     return [_of_day(r) for r in rows if r.state == "given_up"], newest
@@ -90,7 +106,7 @@ def late_days(ws: Workspace, after: int) -> tuple[list[Alert], int]:
 
 def _of_day(run: DailyRun) -> Alert:
     facts = {"expected": run.expected, "newest_session": run.newest_session, "run_id": run.run_id}
-    return Alert("data_late", f"{run.words}.", facts)
+    return Alert("data_late", run.id or 0, f"{run.words}.", facts)
 
 
 def _post(address: str, message: bytes, seconds: float) -> None:

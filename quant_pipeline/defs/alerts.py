@@ -7,7 +7,7 @@ from dagster._core.storage.tags import PARENT_RUN_ID_TAG
 
 from quant_pipeline.chain.alerts import Alert, Kind, failed_checks, is_wanted, late_days, send
 from quant_pipeline.chain.workspace import Workspace
-from quant_pipeline.defs.retries import STARTED_BY
+from quant_pipeline.errors import AlertFailed
 
 AT_ONCE = 10  # alerts of one tick: a tick has to end within a minute
 # Gives what happened after a number, oldest first, and the number up to which it looked.
@@ -45,19 +45,38 @@ def _sensor(workspace: Workspace, kind: Kind, find: Find, says: str) -> dg.Senso
         elif context.cursor is None:  # old news are no news
             words = "Tells of what happens from now on."
         else:
-            _tell(workspace, kind, found)
-            words = f"Told of {len(found)}."
+            n_told, newest = _tell(context, workspace, found, newest)
+            words = f"Told of {n_told} of {len(found)}."
         context.update_cursor(str(newest))
         return dg.SkipReason(words)
 
     return alert
 
 
-def _tell(workspace: Workspace, kind: Kind, found: Sequence[Alert]) -> None:
-    for one in found[:AT_ONCE]:
-        send(workspace, one)
+def _tell(
+    context: dg.SensorEvaluationContext,
+    workspace: Workspace,
+    found: Sequence[Alert],
+    newest: int,
+) -> tuple[int, int]:
+    """Send alerts; gives how many were told, and where to go on from.
+
+    What was told is not told again when a later one fails. Raises AlertFailed if the first does.
+    """
+    chosen = list(found[:AT_ONCE])
     if len(found) > AT_ONCE:
-        send(workspace, Alert(kind, f"{len(found) - AT_ONCE} more of {kind}: see the web UI."))
+        rest = f"{len(found) - AT_ONCE} more of {found[0].kind}: see the web UI."
+        chosen.append(Alert(found[0].kind, newest, rest))
+    for n_told, one in enumerate(chosen):
+        try:
+            for problem in send(workspace, one):
+                context.log.error(problem)
+        except AlertFailed as error:
+            if not n_told:
+                raise
+            context.log.error(str(error))
+            return n_told, chosen[n_told - 1].number
+    return len(found), newest
 
 
 def failed_runs(
@@ -71,26 +90,34 @@ def failed_runs(
         event_type=dg.DagsterEventType.RUN_FAILURE, after_storage_id=after
     )
     records = instance.fetch_run_status_changes(seen, limit=1000, ascending=True).records
-    late = {r.run_id for r in workspace.meta.daily_runs() if r.state == "given_up"}
+    told: set[str] = set()
+    if is_wanted(workspace, "data_late"):
+        told = {r.run_id for r in workspace.meta.daily_runs() if r.state == "given_up"}
     found = []
     for record in records:
-        run = instance.get_run_by_id(record.run_id)
-        if run is None or run.run_id in late:
-            continue
-        is_nested = PARENT_RUN_ID_TAG in run.tags and STARTED_BY in run.tags
-        if not is_nested:
-            found.append(_of_run(instance, run))
+        run = instance.get_run_record_by_id(record.run_id)
+        if run is not None and record.run_id not in told and not _is_nested(instance, run):
+            found.append(_of_run(instance, run.dagster_run, record.storage_id))
     return found, max((r.storage_id for r in records), default=after)
 
 
-def _of_run(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Alert:
+def _is_nested(instance: dg.DagsterInstance, run: dg.RunRecord) -> bool:
+    """Whether a run was started within another one; that of a second try has ended before."""
+    outer_id = run.dagster_run.tags.get(PARENT_RUN_ID_TAG)
+    outer = instance.get_run_record_by_id(outer_id) if outer_id else None
+    if outer is None:
+        return False
+    return outer.end_time is None or outer.end_time >= (run.start_time or 0)
+
+
+def _of_run(instance: dg.DagsterInstance, run: dg.DagsterRun, number: int) -> Alert:
     assets = sorted(key.to_user_string() for key in run.asset_selection or ())
     what = ", ".join(assets) or run.job_name
     partition = run.tags.get("dagster/partition", "")
     why = _reason(instance, run.run_id)
     where = f" in {partition}" if partition else ""
     facts = {"run_id": run.run_id, "assets": assets, "partition": partition}
-    return Alert("run_failed", f"{what} failed{where}: {why}", facts)
+    return Alert("run_failed", number, f"{what} failed{where}: {why}", facts)
 
 
 def _reason(instance: dg.DagsterInstance, run_id: str) -> str:

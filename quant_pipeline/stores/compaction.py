@@ -44,17 +44,21 @@ def compact(store: SeriesStore) -> Room:
     _require_disk(store.path, room.total - room.free)
     with store.locked("compaction"):
         new = store.path.with_name(store.path.name + ".compact")
-        for leftover in (new, new.with_name(new.name + ".wal")):
-            leftover.unlink(missing_ok=True)
+        _discard(new)
         try:
             _copy(store, new)
             _sync(new)
             os.replace(new, store.path)
         except BaseException:
-            new.unlink(missing_ok=True)
+            _discard(new)
             raise
         sync_folder(store.path.parent)
     return measure(store)
+
+
+def _discard(new: Path) -> None:
+    for leftover in (new, new.with_name(new.name + ".wal")):
+        leftover.unlink(missing_ok=True)
 
 
 def _require_disk(path: Path, wanted: int) -> None:
