@@ -59,8 +59,12 @@ def until_second_of_a_window(bars: pd.DataFrame, grid: Grid) -> list[date]:
     return sessions
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
+ALIKE = ("daily in India, found from prices", "monthly round the clock, found from prices")
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.long] * (case in ALIKE)) for case in CASES]
+)
 def test_day_by_day_gives_what_one_backfill_gives(home: Any, case: str) -> None:
     cadence, zone, calendar = CASES[case]
     changes = SMALL | {

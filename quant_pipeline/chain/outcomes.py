@@ -94,7 +94,7 @@ def publish_outcomes(ws: Workspace, keys: Sequence[str]) -> None:
         start, end = ws.grid.window(key)
         rows = ws.series.query(
             "SELECT * FROM prediction_outcomes WHERE known_at >= ? AND known_at < ? "
-            "ORDER BY ts, task_id, model_id",
+            "ORDER BY ts, task_id, model_id, origin",
             [start, end],
         )
         if len(rows):

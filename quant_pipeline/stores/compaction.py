@@ -90,24 +90,27 @@ def _copy(store: SeriesStore, new: Path) -> None:
         raise StoreError(f"{log.name} is still there after a checkpoint. Nothing was changed.")
 
 
+_SAID = {
+    "tables": "SELECT table_name, sql FROM duckdb_tables() WHERE database_name = ? ORDER BY ALL",
+    "views": "SELECT view_name, sql FROM duckdb_views() WHERE database_name = ? AND NOT internal "
+    "ORDER BY ALL",
+    "macros": "SELECT function_name, macro_definition FROM duckdb_functions() "
+    "WHERE database_name = ? AND NOT internal ORDER BY ALL",
+    "indexes": "SELECT index_name, sql FROM duckdb_indexes() WHERE database_name = ? ORDER BY ALL",
+}
+
+
 def _require_same(con: duckdb.DuckDBPyConnection) -> None:
-    """Compare tables row by row, and what is said of them."""
+    """Compare tables row by row, and all that is said of them."""
     found = {}
     for name in ("old", "new"):
-        tables = con.execute(
-            "SELECT table_name, sql FROM duckdb_tables() WHERE database_name = ? ORDER BY 1", [name]
-        ).fetchall()
-        views = con.execute(
-            "SELECT view_name, sql FROM duckdb_views() WHERE database_name = ? AND NOT internal "
-            "ORDER BY 1",
-            [name],
-        ).fetchall()
+        said = {kind: con.execute(sql, [name]).fetchall() for kind, sql in _SAID.items()}
         rows = [
             (table, *fetch_row(
                 con, f'SELECT count(*), sum(hash(t)::HUGEINT) FROM {name}.main."{table}" t'))
-            for table, _ in tables
+            for table, _ in said["tables"]
         ]  # fmt: skip
-        found[name] = (tables, views, rows)
+        found[name] = (said, rows)
     if found["old"] != found["new"]:
         raise StoreError("The compacted copy is not the same as the database. Nothing was changed.")
 
