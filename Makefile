@@ -23,9 +23,9 @@ ui: setup  ## open the page
 	.venv/bin/quant ui
 
 test: lint  ## lint, then run the tests
-	.venv/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not long"
+	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long"
 
-test-long: setup  ## run the tests that take minutes each: three months day by day, 60 as-ofs
+test-long: setup  ## run the tests that take minutes each: day by day in all cadences, 60 as-ofs
 	.venv/bin/python -m pytest -m long
 
 lint: setup  ## check style, types and layers

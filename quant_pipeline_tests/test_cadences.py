@@ -59,7 +59,11 @@ def until_second_of_a_window(bars: pd.DataFrame, grid: Grid) -> list[date]:
     return sessions
 
 
-ALIKE = ("daily in India, found from prices", "monthly round the clock, found from prices")
+ALIKE = (
+    "daily in India, found from prices",
+    "monthly round the clock, found from prices",
+    "weekly in New York by its calendar",
+)
 
 
 @pytest.mark.parametrize(

@@ -297,6 +297,7 @@ def test_rows_and_symbols_in_any_order_give_the_same_models_and_scores(home, fin
     assert made.scores() == theirs
 
 
+@pytest.mark.long
 def test_day_by_day_gives_the_scores_of_one_backfill(home, finished, market):
     """The last two sessions of July and the first two of August, one at a time."""
     made, first, end = home(), date(2016, 7, 1), date(2016, 8, 3)
@@ -478,6 +479,7 @@ def test_a_planted_signal_is_found_beyond_two_standard_errors(finished):
         assert mean > noise > 0, task_id
 
 
+@pytest.mark.long
 def test_a_market_without_signal_gives_no_rank_ic(home):
     made = home()
     made.ingest(sample_market(signal=0.0))

@@ -90,10 +90,12 @@ def _copy(store: SeriesStore, new: Path) -> None:
         raise StoreError(f"{log.name} is still there after a checkpoint. Nothing was changed.")
 
 
+# Of views their columns: DuckDB writes the names of an EXCLUDE in any order.
 _SAID = {
     "tables": "SELECT table_name, sql FROM duckdb_tables() WHERE database_name = ? ORDER BY ALL",
-    "views": "SELECT view_name, sql FROM duckdb_views() WHERE database_name = ? AND NOT internal "
-    "ORDER BY ALL",
+    "views": "SELECT table_name, column_name, data_type, column_index FROM duckdb_columns() "
+    "JOIN duckdb_views() v USING (database_name, schema_name) WHERE database_name = ? "
+    "AND view_name = table_name AND NOT v.internal ORDER BY ALL",
     "macros": "SELECT function_name, macro_definition FROM duckdb_functions() "
     "WHERE database_name = ? AND NOT internal ORDER BY ALL",
     "indexes": "SELECT index_name, sql FROM duckdb_indexes() WHERE database_name = ? ORDER BY ALL",

@@ -268,6 +268,31 @@ class MetaStore:
         with self.reading() as session:
             return [Written(*row) for row in session.exec(wanted.order_by(col(Batch.id)))]
 
+    def unsettled_batches(self, table: str) -> list[list[tuple[Written, bool]]]:
+        """Of each slice of a table its newest batches, newest first, and whether each is pending.
+
+        The last one of a slice is its newest committed one, if it has any.
+        """
+        wanted = select(Batch).where(Batch.table_name == table).order_by(col(Batch.id).desc())
+        found: dict[tuple[str, str], list[tuple[Written, bool]]] = {}
+        settled = set()
+        with self.reading() as session:
+            for b in session.exec(wanted):
+                slice_ = (b.partition_key, b.task_id)
+                if slice_ not in settled:
+                    row = Written(*(getattr(b, name) for name in Written._fields))
+                    found.setdefault(slice_, []).append((row, b.status == "pending"))
+                if b.status == "committed":
+                    settled.add(slice_)
+        return [found[slice_] for slice_ in sorted(found)]
+
+    def drop_pending(self, batch_id: int) -> None:
+        """Forget a slice that was never stored; one that is committed meanwhile stays."""
+        with self.writing() as session:
+            batch = session.get(Batch, batch_id)
+            if batch is not None and batch.status == "pending":
+                session.delete(batch)
+
     def digests(
         self, table: str, keys: tuple[str, str]
     ) -> dict[tuple[str, str, str], list[tuple[int, str]]]:

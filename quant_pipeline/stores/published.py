@@ -19,11 +19,15 @@ class Published:
 
     def write(self, table: str, partition: str, rows: pa.Table) -> None:
         """Replace one partition of a published table."""
-        target = self.folder / table / f"{partition}.parquet"
-        target.parent.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
         pq.write_table(rows, buffer, compression="zstd")
-        write_durably(target, buffer.getvalue())
+        self.write_bytes(table, partition, buffer.getvalue())
+
+    def write_bytes(self, table: str, partition: str, raw: bytes) -> None:
+        """Replace one partition of a published table by a Parquet file's bytes."""
+        target = self.folder / table / f"{partition}.parquet"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(target, raw)
 
     def read(
         self, table: str, where: ds.Expression | None = None, columns: list[str] | None = None

@@ -1,0 +1,88 @@
+"""What is stored of a recorded slice of a table: its rows, counted and digested as when written."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+
+from quant_pipeline.chain.workspace import Workspace
+from quant_pipeline.settings import digest
+from quant_pipeline.stores.meta import Written
+from quant_pipeline.stores.series import Connection, columns_of, digest_rows, query
+
+Counted = tuple[int, str]
+
+
+def stored_digest(ws: Workspace, con: Connection, slice_: Written) -> Counted:
+    """Rows and digest of what is stored now; 0 and an empty digest for nothing."""
+    if not columns_of(con, slice_.table_name) and slice_.table_name != "training_frame":
+        return 0, ""
+    n_rows, found = _DIGESTS[slice_.table_name](ws, con, slice_)
+    return (n_rows, found) if n_rows else (0, "")
+
+
+def _features(ws: Workspace, con: Connection, slice_: Written) -> Counted:
+    window = ws.grid.window(slice_.partition_key)
+    sql = "SELECT * FROM features_daily WHERE ts >= ? AND ts < ? ORDER BY ts, symbol"
+    return _of_rows(query(con, sql, window))
+
+
+def _labels(ws: Workspace, con: Connection, slice_: Written) -> Counted:
+    window = ws.grid.window(slice_.partition_key)
+    sql = (
+        "SELECT * FROM labels WHERE task_id = ? AND known_at >= ? AND known_at < ? "
+        "ORDER BY ts, symbol"
+    )
+    return _of_rows(query(con, sql, [slice_.task_id, *window]))
+
+
+def _predictions(ws: Workspace, con: Connection, slice_: Written) -> Counted:
+    window = ws.grid.window(slice_.partition_key)
+    sql = (
+        "SELECT symbol, ts, score FROM predictions WHERE task_id = ? AND ts >= ? AND ts < ? "
+        "ORDER BY ts, symbol"
+    )
+    return _of_rows(query(con, sql, [slice_.task_id, *window]))
+
+
+def _frame(_: Workspace, con: Connection, slice_: Written) -> Counted:
+    sql = (
+        "SELECT n_rows, fingerprint FROM training_manifest WHERE partition_key = ? AND task_id = ?"
+    )
+    rows = con.execute(sql, [slice_.partition_key, slice_.task_id]).fetchall()
+    return rows[0] if rows else (0, "")
+
+
+def _folds(_: Workspace, con: Connection, slice_: Written) -> Counted:
+    sql = (
+        "SELECT * FROM walkforward_folds WHERE partition_key = ? AND task_id = ? "
+        "ORDER BY fold, list_position(['train', 'stop', 'test'], part), block"
+    )
+    return _of_dicts(query(con, sql, [slice_.partition_key, slice_.task_id]).to_pylist())
+
+
+def _outcomes(ws: Workspace, con: Connection, slice_: Written) -> Counted:
+    window = ws.grid.window(slice_.partition_key)
+    sql = (
+        "SELECT * FROM prediction_outcomes WHERE task_id = ? AND known_at >= ? AND known_at < ? "
+        "ORDER BY model_id, ts, origin"
+    )
+    return _of_dicts(query(con, sql, [slice_.task_id, *window]).to_pylist())
+
+
+def _of_rows(rows: pa.Table) -> Counted:
+    return len(rows), digest_rows(rows)
+
+
+def _of_dicts(rows: list[dict[str, Any]]) -> Counted:
+    return len(rows), digest(*rows)
+
+
+_DIGESTS: dict[str, Callable[[Workspace, Connection, Written], Counted]] = {
+    "features_daily": _features,
+    "labels": _labels,
+    "training_frame": _frame,
+    "walkforward_folds": _folds,
+    "predictions": _predictions,
+    "prediction_outcomes": _outcomes,
+}
