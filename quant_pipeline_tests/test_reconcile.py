@@ -146,15 +146,21 @@ CASES: dict[str, tuple[Callable[[SmallHome], None], set[str], bool]] = {
 def test_what_is_broken_is_named_and_mended_if_it_can_be(used, case):
     damage, broken, is_mended = CASES[case]
     damage(used)
-    before = used.state()
-    told = look(used, dry_run=True)
-    assert set(names(told)) == broken
-    assert used.state() == before, "a dry run changes nothing"
     found = look(used)
     assert set(names(found)) == broken
     assert (len(not_repaired(found)) == 0) == is_mended
-    again = look(used)
-    assert [p.what for p in again] == [p.what for p in not_repaired(found)]
+    if len(not_repaired(found)) < len(found):
+        again = look(used)
+        assert [p.what for p in again] == [p.what for p in not_repaired(found)]
+
+
+def test_a_dry_run_tells_the_same_and_changes_nothing(used):
+    for damage in (flip_model, change_score, lose_published, leave_half_a_model):
+        damage(used)
+    before, files = used.state(), sorted(used.root.rglob("*"))
+    told = look(used, dry_run=True)
+    assert set(names(told)) == {"I1", "I2", "I3", "I7", "leftover"}
+    assert (used.state(), sorted(used.root.rglob("*"))) == (before, files)
 
 
 def pending(made: SmallHome, n_rows: int, digest: str) -> int:
