@@ -7,7 +7,7 @@ python = $(or $(call runs,.venv/bin/python),$(call runs,python3),$(call runs,pyt
 setup = @$(python) .ci/setup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui test test-long lint lock docs clean
+.PHONY: help setup demo ui test test-long test-crash lint lock docs clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
@@ -27,6 +27,9 @@ test: lint  ## lint, then run the tests
 
 test-long: setup  ## run the tests that take minutes each: day by day in all cadences, 60 as-ofs
 	.venv/bin/python -m pytest -m long
+
+test-crash: setup  ## kill what writes at every single write (hours)
+	QUANT_CRASH_EVERY=1 .venv/bin/python -m pytest -n 2 -m long quant_pipeline_tests/test_crash.py
 
 lint: setup  ## check style, types and layers
 	.venv/bin/ruff check

@@ -10,7 +10,8 @@ from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable as 
 from quant_pipeline.defs.housekeeping import keep_house, needed_runs
 from quant_pipeline.defs.instance import open_instance
 from quant_pipeline.errors import StoreBusy, StoreError
-from quant_pipeline.stores.compaction import _SAID, compact, measure
+from quant_pipeline.stores.compaction import compact, measure
+from quant_pipeline.stores.copies import SAID
 from quant_pipeline_tests.homes import EVERY, SmallHome
 from quant_pipeline_tests.test_cli import succeed
 
@@ -99,12 +100,12 @@ def test_compaction_gives_room_back_and_changes_nothing(used):
     half_empty(used)
     was, room = used.state(), measure(used.workspace.series)
     assert room.free_share > 0.5
-    said = [used.rows(sql, "quant") for sql in _SAID.values()]
+    said = [used.rows(sql, "quant") for sql in SAID.values()]
     assert [len(rows) > 3 for rows in said] == [True, True, True, False]
     after = compact(used.workspace.series)
     assert after.total < room.total / 2
     assert used.state() == was
-    assert [used.rows(sql, "quant") for sql in _SAID.values()] == said
+    assert [used.rows(sql, "quant") for sql in SAID.values()] == said
     assert not list((used.root / "data").glob("*.compact*"))
     used.backfill(date(2016, 8, 1))
     assert used.state() == was, "and it can be written to"

@@ -98,6 +98,7 @@ def tables(address: str, schema: str) -> set[str]:
     return names
 
 
+@pytest.mark.long
 def test_a_backfill_ends_with_the_same_models_scores_and_champions(
     home, database, finished, market
 ):

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from quant_pipeline.chain.champions import Service, find_challenger, find_champions
 from quant_pipeline.chain.panel import days
 from quant_pipeline.chain.stale import require_fresh_features
-from quant_pipeline.chain.workspace import Workspace
+from quant_pipeline.chain.workspace import Workspace, Writing
 from quant_pipeline.errors import GateError, NoData
 from quant_pipeline.market.features import FEATURE_VALUES, KNOWN, CrossSection
 from quant_pipeline.ml.gate import require_model_before
@@ -59,15 +59,18 @@ def score_partition(ws: Workspace, key: str, task: Task, run_id: str = "") -> Sc
     if not has_session(ws, start, end):  # nobody has to serve where nothing happened yet
         return _store_none(ws, key, task, f"no session of {key} is stored yet", run_id)
     serving = find_champions(ws, key, task)
+    models = " ".join(service.model_id for service in serving.services)
     pieces = []
     for service in serving.services:
-        scored = _serve(ws, key, task, service, run_id)
+        scored = _serve(ws, key, task, service, models, run_id)
         if scored is None:  # another process froze another champion meanwhile
             return score_partition(ws, key, task, run_id)
         pieces.append(scored)
     if not pieces:
         return _store_none(ws, key, task, serving.why, run_id)
-    _record(ws, key, task, serving.services, run_id)
+    if all(piece.model_id is None for piece in pieces):
+        with ws.writing("predictions", run_id) as writing:
+            _record(ws, writing, key, task.task_id, models)
     last = pieces[-1]
     return replace(
         last, **{n: sum(getattr(p, n) for p in pieces) for n in COUNTS},
@@ -78,8 +81,13 @@ def score_partition(ws: Workspace, key: str, task: Task, run_id: str = "") -> Sc
 COUNTS = ("n_sessions", "n_rows", "n_new", "n_different")
 
 
-def _serve(ws: Workspace, key: str, task: Task, service: Service, run_id: str) -> Scored | None:
-    """Score the sessions of one service; None if another champion was frozen meanwhile."""
+def _serve(
+    ws: Workspace, key: str, task: Task, service: Service, models: str, run_id: str
+) -> Scored | None:
+    """Score the sessions of one service; None if another champion was frozen meanwhile.
+
+    `models` are all that serve the partition.
+    """
     model, why = ws.meta.model(service.model_id), service.why
     require_model_before(model.asof, service.first)
     with ws.series.reading("scoring") as con:
@@ -102,7 +110,7 @@ def _serve(ws: Workspace, key: str, task: Task, service: Service, run_id: str) -
         )  # fmt: skip
         if frozen.model_id != model.model_id:
             return None
-    return _store(ws, key, model, window, rows, why, run_id)
+    return _store(ws, key, model, window, rows, why, models, run_id)
 
 
 def _store_none(ws: Workspace, key: str, task: Task, why: str, run_id: str) -> Scored:
@@ -119,32 +127,36 @@ def _store(
     window: tuple[date, date],
     rows: pa.Table | None,
     why: str,
+    models: str,
     run_id: str,
 ) -> Scored:
-    """Add what is not stored yet of the sessions ``[first, before)`` of a window."""
+    """Add what is not stored yet of the sessions ``[first, before)``, and note what is there now.
+
+    Both in one transaction: a crash leaves no score that the registry does not know.
+    """
     n_new = n_different = 0
     with ws.writing("predictions", run_id) as writing:
         if rows is not None:
             n_new, n_different = _add(writing.con, "predictions", rows)
         stored = _stored_scores(writing.con, model, *window)
+        _record(ws, writing, key, model.task_id, models)
     n_sessions = len(np.unique(days(stored["ts"])))
     return Scored(
         model.task_id, key, model.model_id, why, n_sessions, len(stored), n_new, n_different
     )
 
 
-def _record(ws: Workspace, key: str, task: Task, services: Sequence[Service], run_id: str) -> None:
+def _record(ws: Workspace, writing: Writing, key: str, task_id: str, models: str) -> None:
     """Note what a partition holds now."""
     start, end = ws.grid.window(key)
-    with ws.writing("predictions", run_id) as writing:
-        stored = query(
-            writing.con,
-            "SELECT symbol, ts, score FROM predictions WHERE task_id = ? AND ts >= ? AND ts < ? "
-            "ORDER BY ts, symbol",
-            [task.task_id, start, end],
-        )
-        models = " ".join(service.model_id for service in services) if len(stored) else ""
-        writing.record("predictions", key, len(stored), digest_rows(stored), models, task.task_id)
+    stored = query(
+        writing.con,
+        "SELECT symbol, ts, score FROM predictions WHERE task_id = ? AND ts >= ? AND ts < ? "
+        "ORDER BY ts, symbol",
+        [task_id, start, end],
+    )
+    spec = models if len(stored) else ""
+    writing.record("predictions", key, len(stored), digest_rows(stored), spec, task_id)
 
 
 def score_challenger(ws: Workspace, key: str, task: Task) -> Scored | None:

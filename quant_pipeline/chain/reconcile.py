@@ -14,6 +14,7 @@ from datetime import date
 from hashlib import sha256
 from pathlib import Path
 
+from quant_pipeline.chain.blocks import in_blocks
 from quant_pipeline.chain.frame import fingerprint_partitions, read_rows
 from quant_pipeline.chain.outcomes import publish_outcomes
 from quant_pipeline.chain.predict import publish_predictions
@@ -194,23 +195,22 @@ def _fingerprints(ws: Workspace) -> Iterator[Problem]:
     except NoData:
         return
     names = tuple(feature.name for feature in ws.features)
-    with ws.series.reading("reconciling") as con:
-        for tasks in alike(ws.settings.tasks):
-            manifests = {task.task_id: read_manifests(con, task.task_id) for task in tasks}
-            keys = sorted({key for found in manifests.values() for key in found})
-            ids = [task.task_id for task in tasks]
-            for key in keys:
-                if any(key in why for why in stale.values()):
-                    continue
-                start = ws.grid.window(key)[0]
-                rows, labels = read_rows(con, ids, date.min, ws.grid.asof(key), names, start)
-                found = fingerprint_partitions(ws, rows, labels, [key], tasks)
-                for task_id in ids:
-                    said = manifests[task_id].get(key)
-                    if said is not None and said["fingerprint"] != found[task_id][key]:
-                        what = f"the rows of {key} {task_id} do not have their fingerprint any more"
-                        advice = f"`quant backfill --select training_frame` for {key}"
-                        yield Problem("I6", what, advice)
+    for tasks in alike(ws.settings.tasks):
+        with ws.series.reading("reconciling") as con:
+            said = {task.task_id: read_manifests(con, task.task_id) for task in tasks}
+        known = {key for found in said.values() for key in found}
+        fresh = sorted(key for key in known if not any(key in why for why in stale.values()))
+        every = ws.grid.keys(fresh[0], fresh[-1]) if fresh else []
+        for keys in in_blocks(ws, every, len(names)) if every else ():
+            first, last = ws.grid.window(keys[0])[0], ws.grid.asof(keys[-1])
+            with ws.series.reading("reconciling") as con:
+                rows, labels = read_rows(con, list(said), date.min, last, names, first)
+            prints = fingerprint_partitions(ws, rows, labels, keys, tasks)
+            for task_id, key in ((t, k) for t in said for k in keys if k in fresh and k in said[t]):
+                if said[task_id][key]["fingerprint"] != prints[task_id][key]:
+                    what = f"the rows of {key} {task_id} do not have their fingerprint any more"
+                    advice = f"`quant backfill --select training_frame` for {key}"
+                    yield Problem("I6", what, advice)
 
 
 def _published(ws: Workspace) -> Iterator[Problem]:

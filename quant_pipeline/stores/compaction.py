@@ -5,9 +5,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import duckdb
-
 from quant_pipeline.errors import StoreError
+from quant_pipeline.stores.copies import copy_duckdb
 from quant_pipeline.stores.model_files import sync_folder
 from quant_pipeline.stores.series import SeriesStore, fetch_row
 
@@ -46,8 +45,8 @@ def compact(store: SeriesStore) -> Room:
         new = store.path.with_name(store.path.name + ".compact")
         _discard(new)
         try:
-            _copy(store, new)
-            _sync(new)
+            copy_duckdb(store.path, new, store.memory_gib, read_only=False)
+            _require_no_log(store.path)
             os.replace(new, store.path)
         except BaseException:
             _discard(new)
@@ -61,6 +60,13 @@ def _discard(new: Path) -> None:
         leftover.unlink(missing_ok=True)
 
 
+def _require_no_log(path: Path) -> None:
+    """The log of the old file would be taken for the new one's."""
+    log = path.with_name(path.name + ".wal")
+    if log.exists():
+        raise StoreError(f"{log.name} is still there after a checkpoint. Nothing was changed.")
+
+
 def _require_disk(path: Path, wanted: int) -> None:
     free = shutil.disk_usage(path.parent).free
     if free < wanted * 1.1:
@@ -68,58 +74,3 @@ def _require_disk(path: Path, wanted: int) -> None:
             f"Compaction writes {path.name} anew and needs {wanted / 2**20:,.0f} MiB beside it; "
             f"the disk has {free / 2**20:,.0f} MiB. Make room first. Nothing was changed."
         )
-
-
-def _copy(store: SeriesStore, new: Path) -> None:
-    con = duckdb.connect(config={"memory_limit": f"{store.memory_gib}GiB"})
-    try:
-        con.execute("SET enable_progress_bar=false")
-        con.execute("SET preserve_insertion_order=true")
-        for name, path in (("old", store.path), ("new", new)):
-            quoted = str(path).replace("'", "''")
-            con.execute(f"ATTACH '{quoted}' AS {name}")
-        con.execute("SET enable_external_access=false")
-        con.execute("CHECKPOINT old")  # or its log would be taken for the new file's
-        con.execute("COPY FROM DATABASE old TO new")
-        con.execute("CHECKPOINT new")
-        _require_same(con)
-    finally:
-        con.close()
-    log = store.path.with_name(store.path.name + ".wal")
-    if log.exists():
-        raise StoreError(f"{log.name} is still there after a checkpoint. Nothing was changed.")
-
-
-# Of views their columns: DuckDB writes the names of an EXCLUDE in any order.
-_SAID = {
-    "tables": "SELECT table_name, sql FROM duckdb_tables() WHERE database_name = ? ORDER BY ALL",
-    "views": "SELECT table_name, column_name, data_type, column_index FROM duckdb_columns() "
-    "JOIN duckdb_views() v USING (database_name, schema_name) WHERE database_name = ? "
-    "AND view_name = table_name AND NOT v.internal ORDER BY ALL",
-    "macros": "SELECT function_name, macro_definition FROM duckdb_functions() "
-    "WHERE database_name = ? AND NOT internal ORDER BY ALL",
-    "indexes": "SELECT index_name, sql FROM duckdb_indexes() WHERE database_name = ? ORDER BY ALL",
-}
-
-
-def _require_same(con: duckdb.DuckDBPyConnection) -> None:
-    """Compare tables row by row, and all that is said of them."""
-    found = {}
-    for name in ("old", "new"):
-        said = {kind: con.execute(sql, [name]).fetchall() for kind, sql in _SAID.items()}
-        rows = [
-            (table, *fetch_row(
-                con, f'SELECT count(*), sum(hash(t)::HUGEINT) FROM {name}.main."{table}" t'))
-            for table, _ in said["tables"]
-        ]  # fmt: skip
-        found[name] = (said, rows)
-    if found["old"] != found["new"]:
-        raise StoreError("The compacted copy is not the same as the database. Nothing was changed.")
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
