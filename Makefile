@@ -10,7 +10,7 @@ setup = @$(python) .ci/setup
 .PHONY: help setup demo ui test test-long test-crash lint lock docs clean
 
 help:  ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
 setup:  ## build .venv, if it is missing or stale (PYTHON=python3.12 chooses the interpreter)
 	$(setup)
