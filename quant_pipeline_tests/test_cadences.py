@@ -63,6 +63,7 @@ ALIKE = (
     "daily in India, found from prices",
     "monthly round the clock, found from prices",
     "weekly in New York by its calendar",
+    "weekly round the clock",
 )
 
 
