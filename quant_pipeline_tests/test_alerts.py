@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.storage.tags import PARENT_RUN_ID_TAG
 
 from quant_pipeline.chain.alerts import Alert, send
 from quant_pipeline.defs.location import make_definitions
@@ -84,6 +85,8 @@ def test_a_run_within_another_is_told_by_the_outer_one_alone(listening):
         job = make_definitions(listening.workspace).resolve_job_def("retrain")
         job.execute_in_process(instance=runner.instance, raise_on_error=False)
         tick(listening, runner.instance, "run_failed", cursor)
+        failed = runner.instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]))
+    assert [PARENT_RUN_ID_TAG in run.tags for run in failed].count(True) == 1
     (message,) = told(listening)
     assert "retrain failed" in message["text"]
 

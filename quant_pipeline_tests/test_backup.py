@@ -99,6 +99,17 @@ def test_nothing_is_restored_into_a_home_or_from_no_backup(used, tmp_path):
         restore(tmp_path, tmp_path / "again", quiet)
 
 
+def test_a_restore_that_was_killed_is_begun_again(used, tmp_path):
+    back_up(used.workspace, tmp_path / "backup", quiet)
+    again = tmp_path / "again"
+    (again / "data").mkdir(parents=True)
+    (again / ".restoring").touch()
+    (again / "data" / "quant.duckdb").write_bytes(b"half of it")
+    made = SmallHome(restore(tmp_path / "backup", again, quiet).home.root)
+    assert made.state() == used.state()
+    assert not (again / ".restoring").exists()
+
+
 def test_the_commands_say_what_they_did(used, tmp_path):
     said = succeed(used.root, "backup", str(tmp_path / "backup"))
     assert "All agrees." in said.out

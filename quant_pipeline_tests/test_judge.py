@@ -97,17 +97,21 @@ def test_trivial_scores_stand_beside_and_are_judged_on_the_same_rows(finished) -
     sessions = [
         ts for (ts,) in finished.rows("SELECT ts FROM sessions WHERE is_session ORDER BY 1")
     ]
-    by_day: dict[date, list[tuple[float, float]]] = {}
-    for symbol, ts, fwd_return in finished.rows(
-        "SELECT symbol, ts, fwd_return FROM predictions JOIN labels USING (symbol, ts, task_id) "
-        "WHERE reason IS NULL AND task_id = 'ret_5d'"
+    by_day: dict[date, list[tuple[float, float, float]]] = {}
+    for symbol, ts, fwd_return, score in finished.rows(
+        "SELECT symbol, ts, fwd_return, score FROM predictions "
+        "JOIN labels USING (symbol, ts, task_id) WHERE reason IS NULL AND task_id = 'ret_5d'"
     ):
         before = closes[symbol].get(sessions[sessions.index(ts) - 5])
         if before is not None:
-            by_day.setdefault(ts, []).append((before / closes[symbol][ts], fwd_return))
-    expected = [spearmanr(*zip(*pairs, strict=True)).statistic for pairs in by_day.values()]
+            by_day.setdefault(ts, []).append((before / closes[symbol][ts], fwd_return, score))
+    columns = [list(zip(*rows, strict=True)) for rows in by_day.values()]
+    expected = [spearmanr(reversal, fwd_return).statistic for reversal, fwd_return, _ in columns]
+    there = [spearmanr(score, fwd_return).statistic for _, fwd_return, score in columns]
     assert found["one-week reversal"]["sessions"] == len(expected)
     assert found["one-week reversal"]["rank_ic"] == pytest.approx(np.mean(expected), abs=1e-4)
+    # The score itself, on the rows that have a reversal.
+    assert found["one-week reversal"]["score_rank_ic"] == pytest.approx(np.mean(there), abs=1e-6)
 
 
 def test_models_of_permuted_labels_are_judged_if_asked_for(finished) -> None:
@@ -129,16 +133,6 @@ def test_as_ofs_without_folds_have_no_permuted_model_and_end_nothing(used) -> No
     ws = used.workspace
     (group,) = judge_predictions(ws, ws.settings.task("ret_5d"), permuted_with=lambda *_: None)
     assert "permuted labels" not in [row["score"] for row in group["baselines"]]
-
-
-def test_a_baseline_is_beside_the_score_on_just_its_rows(finished) -> None:
-    (group,) = judged(finished)
-    for row in group["baselines"]:
-        is_whole = row["sessions"] == group["metrics"]["n_ic_sessions"]
-        if is_whole and row["score"] == "low volatility":
-            assert row["score_rank_ic"] == pytest.approx(group["metrics"]["rank_ic"])
-        if not row["sessions"]:
-            assert row["score_rank_ic"] is None
 
 
 def test_shadow_scores_of_a_model_are_judged_beside_those_that_were_served(used) -> None:

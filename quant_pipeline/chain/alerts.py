@@ -5,6 +5,7 @@ import subprocess
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from typing import Any, Literal
 
 from quant_pipeline.chain.workspace import Workspace
@@ -65,17 +66,14 @@ def send(ws: Workspace, alert: Alert) -> list[str]:
     return problems
 
 
-def failed_checks(ws: Workspace, after: int) -> tuple[list[Alert], int]:
-    """One alert for what checks of a run found since a number, and the newest number."""
-    spec = ws.settings.alerts
-    rows = [r for r in ws.meta.check_results(after=after)]
-    newest = max((r.id or 0 for r in rows), default=after)
-    severe = ("ERROR",) if spec.severity == "ERROR" else ("ERROR", "WARN")
+def failed_checks(ws: Workspace, after: int) -> list[Alert]:
+    """One alert for what checks of a run found since a number, oldest first."""
+    severe = ("ERROR",) if ws.settings.alerts.severity == "ERROR" else ("ERROR", "WARN")
     by_run: dict[str, list[CheckResult]] = {}
-    for row in rows:
+    for row in ws.meta.check_results(after=after):
         if not row.passed and row.severity in severe:
             by_run.setdefault(row.run_id, []).append(row)
-    return sorted(map(_of_checks, by_run.values()), key=lambda a: a.number), newest
+    return sorted(map(_of_checks, by_run.values()), key=lambda a: a.number)
 
 
 def _of_checks(found: list[CheckResult]) -> Alert:
@@ -97,11 +95,10 @@ def _of_checks(found: list[CheckResult]) -> Alert:
     return Alert("check_failed", number, n + "\n".join(lines), facts)
 
 
-def late_days(ws: Workspace, after: int) -> tuple[list[Alert], int]:
-    """An alert for each day that got no prices since a number, and the newest number."""
-    rows = [r for r in ws.meta.daily_runs() if (r.id or 0) > after]
-    newest = max((r.id or 0 for r in rows), default=after)
-    return [_of_day(r) for r in rows if r.state == "given_up"], newest
+def late_days(ws: Workspace, after: int) -> list[Alert]:
+    """An alert for each day that got no prices since a number, oldest first."""
+    runs = ws.meta.daily_runs()
+    return [_of_day(r) for r in runs if r.state == "given_up" and (r.id or 0) > after]
 
 
 def _of_day(run: DailyRun) -> Alert:
@@ -116,7 +113,7 @@ def _post(address: str, message: bytes, seconds: float) -> None:
     try:
         with urllib.request.urlopen(request, timeout=seconds):
             pass
-    except (OSError, ValueError) as error:  # of an address, a secret may be any part
+    except (OSError, ValueError, HTTPException) as error:  # without the address: it may be secret
         raise AlertFailed(f"The webhook of [alerts] did not take a message: {error}.") from None
 
 

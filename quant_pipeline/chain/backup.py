@@ -5,15 +5,16 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from quant_pipeline.chain.checks.result import some
 from quant_pipeline.chain.reconcile import Problem, publish_everything, reconcile
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.errors import SettingsError, StoreError
 from quant_pipeline.settings import Home
-from quant_pipeline.stores.copies import copy_duckdb, copy_sqlite, sync_file
-from quant_pipeline.stores.model_files import sync_folder
+from quant_pipeline.stores.copies import copy_duckdb, copy_sqlite
+from quant_pipeline.stores.model_files import sync
 
 Tell = Callable[[str, int, int], None]
-SHOWN = 3
+UNFINISHED = ".restoring"  # is in a folder until its restore has ended
 
 
 def back_up(ws: Workspace, target: Path, tell: Tell) -> int:
@@ -40,20 +41,21 @@ def back_up(ws: Workspace, target: Path, tell: Tell) -> int:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    sync_folder(target.parent)
+    sync(target.parent)
     return sum(p.stat().st_size for p in target.rglob("*") if p.is_file())
 
 
 def restore(source: Path, root: Path, tell: Tell) -> Workspace:
     """Make a home from a backup in a folder without one; the backup stays as it is.
 
-    The home appears piece by piece, quant.toml last: until then no command takes it for one.
+    quant.toml comes last: until then no command takes it for a home. One that was killed is begun
+    again by the same command.
     """
     if not (source / "quant.toml").is_file() or not (source / "data" / "quant.duckdb").is_file():
         raise StoreError(f"{source} is no backup: it lacks quant.toml or data/quant.duckdb.")
     there = [n for n in ("quant.toml", "data/quant.duckdb", "models/registry.sqlite")
              if (root / n).exists()]  # fmt: skip
-    if there:
+    if there and not (root / UNFINISHED).exists():
         raise StoreError(
             f"{root} has a home ({', '.join(there)}): restoring would mix two. Name an empty "
             "folder: `quant restore BACKUP FOLDER`."
@@ -61,16 +63,19 @@ def restore(source: Path, root: Path, tell: Tell) -> Workspace:
     _require_agreement(source, tell)
     _forget_locks(source)
     tell("copying", 1, 3)
+    root.mkdir(parents=True, exist_ok=True)
+    (root / UNFINISHED).touch()
     files = sorted(p for p in source.rglob("*") if p.is_file())
     for path in sorted(files, key=lambda p: p.name == "quant.toml"):
         copied = root / path.relative_to(source)
         copied.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, copied)
-        sync_file(copied)
+        sync(copied)
     _forget_locks(root)
     ws = Workspace.open(Home(root))
     tell("publishing", 2, 3)
     publish_everything(ws)
+    (root / UNFINISHED).unlink()
     return ws
 
 
@@ -86,7 +91,7 @@ def _copy(ws: Workspace, to: Path, tell: Tell) -> None:
     tell("copying models", 1, 4)
     for path in sorted(home.models.glob("*.joblib")):
         shutil.copy2(path, copy.models / path.name)
-        sync_file(copy.models / path.name)
+        sync(copy.models / path.name)
     tell("copying runs and settings", 2, 4)
     for path in sorted([*home.dagster.rglob("*.db"), *home.models.glob("studies.sqlite")]):
         copy_sqlite(path, to / path.relative_to(home.root))
@@ -94,7 +99,7 @@ def _copy(ws: Workspace, to: Path, tell: Tell) -> None:
     for path in (home.settings_file, home.root / "dagster.yaml", *modules):
         if path.exists():
             shutil.copy2(path, to / path.name)
-            sync_file(to / path.name)
+            sync(to / path.name)
 
 
 def _require_agreement(root: Path, tell: Tell) -> None:
@@ -102,9 +107,8 @@ def _require_agreement(root: Path, tell: Tell) -> None:
     found = reconcile(Workspace.open(Home(root)), tell, dry_run=True)
     wrong = [p for p in found if p.invariant not in ("I7", "leftover") and not _is_pending(p)]
     if wrong:
-        named = "; ".join(f"{p.invariant}: {p.what}" for p in wrong[:SHOWN])
-        more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
-        raise StoreError(f"{root} is not whole: {named}{more}. See `quant reconcile`.")
+        named = some([f"{p.invariant}: {p.what}" for p in wrong])
+        raise StoreError(f"{root} is not whole: {named}. See `quant reconcile`.")
 
 
 def _is_pending(problem: Problem) -> bool:

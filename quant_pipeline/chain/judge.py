@@ -102,7 +102,7 @@ def _read(
     known = sessions[: max(len(sessions) - task.label_span, 0)]
     if not known:
         return pa.table({})
-    source, whose = (SERVED, [task.task_id])
+    source, whose = SERVED, [task.task_id]
     if model_id is not None:
         source, whose = OF_A_MODEL, [task.task_id, model_id]
     return ws.series.query(

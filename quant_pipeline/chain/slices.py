@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import pyarrow as pa
-
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.settings import digest
 from quant_pipeline.stores.meta import Written
@@ -21,28 +19,21 @@ def stored_digest(ws: Workspace, con: Connection, slice_: Written) -> Counted:
     return (n_rows, found) if n_rows else (0, "")
 
 
-def _features(ws: Workspace, con: Connection, slice_: Written) -> Counted:
+# Slices whose digest is that of their rows: of a task, if there is one, and a window.
+_ROWS = {
+    "features_daily": "SELECT * FROM features_daily WHERE ts >= ? AND ts < ? ORDER BY ts, symbol",
+    "labels": "SELECT * FROM labels WHERE task_id = ? AND known_at >= ? AND known_at < ? "
+    "ORDER BY ts, symbol",
+    "predictions": "SELECT symbol, ts, score FROM predictions "
+    "WHERE task_id = ? AND ts >= ? AND ts < ? ORDER BY ts, symbol",
+}
+
+
+def _rows(ws: Workspace, con: Connection, slice_: Written) -> Counted:
+    task = [slice_.task_id] if slice_.task_id else []
     window = ws.grid.window(slice_.partition_key)
-    sql = "SELECT * FROM features_daily WHERE ts >= ? AND ts < ? ORDER BY ts, symbol"
-    return _of_rows(query(con, sql, window))
-
-
-def _labels(ws: Workspace, con: Connection, slice_: Written) -> Counted:
-    window = ws.grid.window(slice_.partition_key)
-    sql = (
-        "SELECT * FROM labels WHERE task_id = ? AND known_at >= ? AND known_at < ? "
-        "ORDER BY ts, symbol"
-    )
-    return _of_rows(query(con, sql, [slice_.task_id, *window]))
-
-
-def _predictions(ws: Workspace, con: Connection, slice_: Written) -> Counted:
-    window = ws.grid.window(slice_.partition_key)
-    sql = (
-        "SELECT symbol, ts, score FROM predictions WHERE task_id = ? AND ts >= ? AND ts < ? "
-        "ORDER BY ts, symbol"
-    )
-    return _of_rows(query(con, sql, [slice_.task_id, *window]))
+    rows = query(con, _ROWS[slice_.table_name], [*task, *window])
+    return len(rows), digest_rows(rows)
 
 
 def _frame(_: Workspace, con: Connection, slice_: Written) -> Counted:
@@ -70,19 +61,13 @@ def _outcomes(ws: Workspace, con: Connection, slice_: Written) -> Counted:
     return _of_dicts(query(con, sql, [slice_.task_id, *window]).to_pylist())
 
 
-def _of_rows(rows: pa.Table) -> Counted:
-    return len(rows), digest_rows(rows)
-
-
 def _of_dicts(rows: list[dict[str, Any]]) -> Counted:
     return len(rows), digest(*rows)
 
 
 _DIGESTS: dict[str, Callable[[Workspace, Connection, Written], Counted]] = {
-    "features_daily": _features,
-    "labels": _labels,
+    **dict.fromkeys(_ROWS, _rows),
     "training_frame": _frame,
     "walkforward_folds": _folds,
-    "predictions": _predictions,
     "prediction_outcomes": _outcomes,
 }

@@ -8,46 +8,53 @@ from dagster._core.storage.tags import PARENT_RUN_ID_TAG
 from quant_pipeline.chain.alerts import Alert, Kind, failed_checks, is_wanted, late_days, send
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.errors import AlertFailed
+from quant_pipeline.stores.meta import CheckResult, DailyRun
 
 AT_ONCE = 10  # alerts of one tick: a tick has to end within a minute
-# Gives what happened after a number, oldest first, and the number up to which it looked.
-Find = Callable[[dg.DagsterInstance, int], tuple[list[Alert], int]]
+Newest = Callable[[dg.DagsterInstance], int]  # the number of what happened last
+Find = Callable[[dg.DagsterInstance, int], list[Alert]]  # what happened after a number
 
 
 def make_alert_sensors(workspace: Workspace) -> Sequence[dg.SensorDefinition]:
     """One sensor a kind of alert; each goes on where it stopped, and repeats what failed."""
-
-    def runs(instance: dg.DagsterInstance, after: int) -> tuple[list[Alert], int]:
-        return failed_runs(workspace, instance, after)
-
+    meta = workspace.meta
     return [
-        _sensor(workspace, "run_failed", runs, "Tells of runs that failed."),
         _sensor(
-            workspace, "check_failed", lambda _, after: failed_checks(workspace, after),
+            workspace, "run_failed", _newest_failure,
+            lambda instance, after: failed_runs(workspace, instance, after),
+            "Tells of runs that failed.",
+        ),
+        _sensor(
+            workspace, "check_failed", lambda _: meta.newest_id(CheckResult),
+            lambda _, after: failed_checks(workspace, after),
             "Tells of checks that failed, run by run.",
         ),
         _sensor(
-            workspace, "data_late", lambda _, after: late_days(workspace, after),
+            workspace, "data_late", lambda _: meta.newest_id(DailyRun),
+            lambda _, after: late_days(workspace, after),
             "Tells of days whose prices did not come by schedule.late_after.",
         ),
     ]  # fmt: skip
 
 
-def _sensor(workspace: Workspace, kind: Kind, find: Find, says: str) -> dg.SensorDefinition:
+def _sensor(
+    workspace: Workspace, kind: Kind, newest: Newest, find: Find, says: str
+) -> dg.SensorDefinition:
     @dg.sensor(
         name=f"alert_{kind}", minimum_interval_seconds=30, description=says,
         default_status=dg.DefaultSensorStatus.RUNNING,
     )  # fmt: skip
     def alert(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        found, newest = find(context.instance, int(context.cursor or 0))
+        upto = newest(context.instance)  # before looking: what comes meanwhile is told next time
         if not is_wanted(workspace, kind):
             words = f"[alerts] of quant.toml wants no {kind}, or names nobody to tell."
         elif context.cursor is None:  # old news are no news
             words = "Tells of what happens from now on."
         else:
-            n_told, newest = _tell(context, workspace, found, newest)
+            found = [a for a in find(context.instance, int(context.cursor)) if a.number <= upto]
+            n_told, upto = _tell(context, workspace, found, upto)
             words = f"Told of {n_told} of {len(found)}."
-        context.update_cursor(str(newest))
+        context.update_cursor(str(upto))
         return dg.SkipReason(words)
 
     return alert
@@ -79,10 +86,13 @@ def _tell(
     return len(found), newest
 
 
-def failed_runs(
-    workspace: Workspace, instance: dg.DagsterInstance, after: int
-) -> tuple[list[Alert], int]:
-    """An alert for each run that failed after an event, and the newest event that was seen.
+def _newest_failure(instance: dg.DagsterInstance) -> int:
+    records = instance.fetch_run_status_changes(dg.DagsterEventType.RUN_FAILURE, limit=1).records
+    return records[0].storage_id if records else 0
+
+
+def failed_runs(workspace: Workspace, instance: dg.DagsterInstance, after: int) -> list[Alert]:
+    """An alert for each run that failed after an event, oldest first.
 
     Not of runs within another run, whose failure is told, nor of days without prices.
     """
@@ -98,7 +108,7 @@ def failed_runs(
         run = instance.get_run_record_by_id(record.run_id)
         if run is not None and record.run_id not in told and not _is_nested(instance, run):
             found.append(_of_run(instance, run.dagster_run, record.storage_id))
-    return found, max((r.storage_id for r in records), default=after)
+    return found
 
 
 def _is_nested(instance: dg.DagsterInstance, run: dg.RunRecord) -> bool:

@@ -151,24 +151,22 @@ def make_schedules(
             return dg.SkipReason("The newest session is stored and scored.")
         return dg.RunRequest(run_key=tick.isoformat())
 
-    minute, hour = int(spec.retrain_at[3:]), int(spec.retrain_at[:2])
-    day = "*" if spec.retrain_on == "every_day" else WEEK.index(spec.retrain_on)
-    retrain_schedule = dg.ScheduleDefinition(
-        name="retrain_schedule",
-        job=retrain,
-        cron_schedule=f"{minute} {hour} * * {day}",
-        execution_timezone=zone,
-        default_status=_status(spec.retrain),
-    )
+    def clocked(job: dg.JobDefinition, at: str, day: str, *, is_on: bool) -> dg.ScheduleDefinition:
+        weekday = "*" if day == "every_day" else WEEK.index(day)
+        return dg.ScheduleDefinition(
+            name=f"{job.name}_schedule",
+            job=job,
+            cron_schedule=f"{int(at[3:])} {int(at[:2])} * * {weekday}",
+            execution_timezone=zone,
+            default_status=_status(is_on),
+        )
+
     tidy = workspace.settings.housekeeping
-    housekeeping_schedule = dg.ScheduleDefinition(
-        name="housekeeping_schedule",
-        job=housekeeping,
-        cron_schedule=f"{int(tidy.at[3:])} {int(tidy.at[:2])} * * {WEEK.index('sunday')}",
-        execution_timezone=zone,
-        default_status=_status(tidy.weekly),
-    )
-    return [daily_score_schedule, retrain_schedule, housekeeping_schedule]
+    return [
+        daily_score_schedule,
+        clocked(retrain, spec.retrain_at, spec.retrain_on, is_on=spec.retrain),
+        clocked(housekeeping, tidy.at, "sunday", is_on=tidy.weekly),
+    ]
 
 
 def daily_crons(daily_at: str, late_after: str, every: int, days: str) -> list[str]:

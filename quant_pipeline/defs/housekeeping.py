@@ -18,7 +18,6 @@ from quant_pipeline.defs.reporting import Progress
 from quant_pipeline.errors import StoreError
 from quant_pipeline.stores.compaction import Room, compact, measure
 
-AT_ONCE = 500  # ids in one query
 ENDED = [
     dg.DagsterRunStatus.SUCCESS,
     dg.DagsterRunStatus.FAILURE,

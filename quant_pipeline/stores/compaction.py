@@ -7,7 +7,7 @@ from pathlib import Path
 
 from quant_pipeline.errors import StoreError
 from quant_pipeline.stores.copies import copy_duckdb
-from quant_pipeline.stores.model_files import sync_folder
+from quant_pipeline.stores.model_files import sync
 from quant_pipeline.stores.series import SeriesStore, fetch_row
 
 
@@ -51,7 +51,7 @@ def compact(store: SeriesStore) -> Room:
         except BaseException:
             _discard(new)
             raise
-        sync_folder(store.path.parent)
+        sync(store.path.parent)
     return measure(store)
 
 

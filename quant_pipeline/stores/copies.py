@@ -1,6 +1,5 @@
 """Copies of databases that are in use, made by the databases themselves."""
 
-import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import duckdb
 
 from quant_pipeline.errors import StoreError
+from quant_pipeline.stores.model_files import sync
 from quant_pipeline.stores.series import fetch_row
 
 # Of views their columns: DuckDB writes the names of an EXCLUDE in any order.
@@ -42,7 +42,7 @@ def copy_duckdb(source: Path, target: Path, memory_gib: float, *, read_only: boo
         _require_same(con)
     finally:
         con.close()
-    sync_file(target)
+    sync(target)
 
 
 def _attach(con: duckdb.DuckDBPyConnection, path: Path, name: str, how: str) -> None:
@@ -73,13 +73,4 @@ def copy_sqlite(source: Path, target: Path) -> None:
         closing(sqlite3.connect(target)) as new,
     ):
         old.backup(new)
-    sync_file(target)
-
-
-def sync_file(path: Path) -> None:
-    """Make what was written to a file durable."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync(target)

@@ -329,6 +329,11 @@ class MetaStore:
         with self.reading() as session:
             return list(session.exec(wanted.order_by(col(CheckResult.id))))
 
+    def newest_id(self, kind: type[CheckResult] | type[DailyRun]) -> int:
+        """The highest number of a row of a kind, 0 if there is none."""
+        with self.reading() as session:
+            return session.exec(select(func.max(kind.id))).one() or 0
+
     def require_fact(self, name: str, value: str, *, keep: bool = True) -> None:
         """Remember a fact of this home at first use, if `keep`; refuse another value later."""
         with self.writing() if keep else self.reading() as session:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from quant_pipeline.errors import NoData, StoreError
 from quant_pipeline.stores import schema
 from quant_pipeline.stores.locks import held
-from quant_pipeline.stores.model_files import sync_folder
+from quant_pipeline.stores.model_files import sync
 
 Connection = duckdb.DuckDBPyConnection
 
@@ -98,7 +98,7 @@ class SeriesStore:
         finally:
             con.close()
         os.replace(new, self.path)
-        sync_folder(self.path.parent)
+        sync(self.path.parent)
 
 
 def _connect(path: Path, memory_gib: float, *, read_only: bool) -> Connection:
