@@ -67,7 +67,7 @@ def test_a_file_is_named_by_its_content(files: ModelFiles) -> None:
     assert files.write(CONTENT | {"more": 1})[0] != model_id
     assert files.read(model_id) == CONTENT
     assert files.path(model_id).stat().st_size == size
-    assert files.path(model_id).stat().st_mode & 0o777 == 0o644
+    assert files.path(model_id).stat().st_mode & 0o777 == 0o600
     assert joblib.load(files.path(model_id)) == CONTENT
     assert len(list(files.folder.iterdir())) == 2, "no temporary file is left"
 
@@ -141,8 +141,59 @@ def test_only_a_dict_of_plain_values_is_a_model() -> None:
 
 
 def test_a_missing_file_says_how_to_get_it_back(files: ModelFiles) -> None:
-    with pytest.raises(ModelFileError, match=r"models/abc\.joblib is missing, .*`quant train"):
-        files.read("abc")
+    with pytest.raises(ModelFileError, match=r"models/abc.*\.joblib is missing, .*`quant train"):
+        files.read("abc" + "0" * 61)
+
+
+@given(st.text() | st.sampled_from(["../../etc/passwd", "/etc/passwd", "a" * 63, "A" * 64,
+                                    "a" * 64 + "\n", "a" * 64 + "\0", "\u0661" * 64]))  # fmt: skip
+def test_what_is_no_id_reaches_no_path(text: str) -> None:
+    if set(text) <= set("0123456789abcdef") and len(text) == 64:
+        return
+    for use in (ModelFiles(Path("models")).path, ModelFiles(Path("models")).read):
+        with pytest.raises(ModelFileError, match="is no model id"):
+            use(text)
+
+
+def test_no_link_is_followed_and_no_pipe_waited_for(files: ModelFiles, tmp_path: Path) -> None:
+    model_id, _ = files.write(CONTENT)
+    path = files.path(model_id)
+    good = path.rename(tmp_path / "good")
+    path.symlink_to(good)
+    with pytest.raises(ModelFileError, match="is a link or cannot be read"):
+        files.read(model_id)
+    assert not files.is_intact(model_id)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ModelFileError, match="is no file or has over"):
+        files.read(model_id)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ModelFileError, match="is no file or has over"):
+        files.read(model_id)
+    path.rmdir()
+    path.symlink_to(tmp_path / "outside")
+    files.write(CONTENT)
+    assert not (tmp_path / "outside").exists(), "writing follows none either"
+    assert files.read(model_id) == CONTENT
+
+
+def test_a_file_without_an_end_is_not_read(files: ModelFiles) -> None:
+    model_id, _ = files.write(CONTENT)
+    with files.path(model_id).open("r+b") as file:
+        file.truncate(model_files.MAX_BYTES + 1)
+    with pytest.raises(ModelFileError, match="is no file or has over 1024 MiB"):
+        files.read(model_id)
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=200))
+def test_bytes_that_are_no_pickle_are_one_clear_error(raw: bytes) -> None:
+    try:
+        from_bytes(raw)
+    except ModelFileError:
+        return
+    assert isinstance(pickle.loads(raw), dict)
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:

@@ -259,6 +259,10 @@ def test_no_connection_reaches_files_or_variables_outside(
         "INSTALL httpfs",
         "LOAD httpfs",
         "SET enable_external_access = true",
+        "SET allow_community_extensions = true",
+        "SET memory_limit = '100TB'",
+        "SET lock_configuration = false",
+        "RESET lock_configuration",
         "SELECT * FROM frame",
     )
     assert len(frame) == 1

@@ -18,6 +18,7 @@ from quant_pipeline.ml.metrics import permute_across_symbols
 from quant_pipeline.ml.score import score_rows
 from quant_pipeline.ml.train import Recipe, train_model
 from quant_pipeline.settings import Task
+from quant_pipeline.stores.series import identifiers
 
 BASELINE_EVERY = 4
 BASELINE_SEED = 7
@@ -80,10 +81,9 @@ def align(rows: pa.Table, baseline: pa.Table) -> dict[str, Floats]:
 
 
 def _feature_rows(ws: Workspace, features: Sequence[str], start: date, end: date) -> pa.Table:
-    names = ", ".join(f'"{name}"' for name in features)
     return ws.series.query(
-        f"SELECT symbol, ts, {names} FROM features_daily WHERE in_universe AND ts >= ? AND ts <= ? "
-        "ORDER BY ts, symbol",
+        f"SELECT {identifiers(('symbol', 'ts', *features))} FROM features_daily "
+        "WHERE in_universe AND ts >= ? AND ts <= ? ORDER BY ts, symbol",
         [start, end],
     )
 

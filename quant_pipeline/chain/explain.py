@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from quant_pipeline.chain.model_content import read_boosters
 from quant_pipeline.chain.predict import lost_features, refuse_lost
 from quant_pipeline.chain.stale import require_fresh_features
 from quant_pipeline.chain.workspace import Workspace
@@ -13,7 +14,7 @@ from quant_pipeline.errors import NoData
 from quant_pipeline.ml.score import explain_rows, score_rows
 from quant_pipeline.settings import Task
 from quant_pipeline.stores.meta import Model
-from quant_pipeline.stores.series import Connection, query
+from quant_pipeline.stores.series import Connection, identifiers, query
 
 # Rows that a model's mean SHAP values are taken over, at most.
 N_ROWS = 5_000
@@ -43,7 +44,7 @@ def explain_prediction(ws: Workspace, task: Task, symbol: str, day: date) -> dic
         x = _features(ws, con, model, "symbol = ? AND ts = ?", [symbol, day], [key])
     if not len(x):
         raise NoData(f"{symbol} has no features on {day} any more: its bar was deleted.")
-    boosters, names = ws.files.read(model.model_id)["boosters"], tuple(model.features)
+    boosters, names = read_boosters(ws, model), tuple(model.features)
     parts = explain_rows(boosters, x, names, names)[0]
     order = np.argsort(-np.abs(parts[:-1]), kind="stable")
     return {
@@ -72,8 +73,7 @@ def explain_model(ws: Workspace, model: Model) -> list[dict[str, Any]]:
         span = "in_universe AND ts BETWEEN ? AND ?"
         x = _features(ws, con, model, span, [model.first_ts, model.last_ts])
     x = np.ascontiguousarray(x[:: max(1, -(-len(x) // N_ROWS))])
-    names = tuple(model.features)
-    boosters = ws.files.read(model.model_id)["boosters"]
+    boosters, names = read_boosters(ws, model), tuple(model.features)
     parts = explain_rows(boosters, x, names, names, ws.settings.train.threads)[:, :-1]
     mean = np.abs(parts).mean(axis=0) if len(x) else np.full(len(names), np.nan)
     rows = [
@@ -99,10 +99,10 @@ def _features(
     refuse_lost(model, lost_features(ws, con, model))
     if keys:
         require_fresh_features(ws, con, keys)
-    names = ", ".join(f'"{name}"' for name in model.features)
     table = query(
         con,
-        f"SELECT {names} FROM features_daily WHERE {where} ORDER BY ts, symbol",
+        f"SELECT {identifiers(model.features)} FROM features_daily "
+        f"WHERE {where} ORDER BY ts, symbol",
         parameters,
     )
     x = np.empty((len(table), len(model.features)), np.float32)

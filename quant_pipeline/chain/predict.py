@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from quant_pipeline.chain.champions import Service, find_challenger, find_champions
+from quant_pipeline.chain.model_content import read_boosters
 from quant_pipeline.chain.panel import days
 from quant_pipeline.chain.stale import require_fresh_features
 from quant_pipeline.chain.workspace import Workspace, Writing
@@ -24,6 +25,7 @@ from quant_pipeline.stores.series import (
     columns_of,
     digest_rows,
     fetch_row,
+    identifiers,
     insert,
     query,
     read_sessions,
@@ -248,10 +250,9 @@ def _read_features(
     keys = ws.grid.keys(ws.grid.key(start), ws.grid.key(date.fromordinal(end.toordinal() - 1)))
     refuse_lost(model, lost_features(ws, con, model))
     require_fresh_features(ws, con, keys)
-    names = ", ".join(f'"{name}"' for name in model.features)
     return query(
         con,
-        f"SELECT symbol, ts, {names} FROM features_daily "
+        f"SELECT symbol, ts, {identifiers(model.features)} FROM features_daily "
         "WHERE in_universe AND ts >= ? AND ts < ? ORDER BY ts, symbol",
         [start, end],
     )
@@ -271,13 +272,12 @@ def _newest_session(con: Connection) -> date | None:
 def _score(ws: Workspace, con: Connection, model: Model, features: pa.Table) -> pa.Table:
     """Rows of predictions for rows of features, in their order."""
     newest = _newest_session(con)
-    content = ws.files.read(model.model_id)
-    names = tuple(model.features)
+    boosters, names = read_boosters(ws, model), tuple(model.features)
     x = np.empty((len(features), len(names)), np.float32)
     for j, name in enumerate(names):
         x[:, j] = features[name].to_numpy()
     ts = days(features["ts"])
-    score = score_rows(content["boosters"], x, names, tuple(content["features"]))
+    score = score_rows(boosters, x, names, names)
     now = datetime.now(UTC)
     fresh = ws.today().toordinal() - LIVE_DAYS
     is_live = np.array([d == newest and d.toordinal() >= fresh for d in ts.tolist()], bool)

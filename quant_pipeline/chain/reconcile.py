@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
-from hashlib import sha256
 from pathlib import Path
 
 from quant_pipeline.chain.blocks import in_blocks
@@ -25,6 +24,7 @@ from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.errors import NoData
 from quant_pipeline.settings import alike
 from quant_pipeline.stores.meta import Written
+from quant_pipeline.stores.model_files import MODEL_ID
 from quant_pipeline.stores.published import Published
 from quant_pipeline.stores.series import query, read_manifests
 
@@ -72,7 +72,7 @@ def reconcile(ws: Workspace, tell: Tell, *, dry_run: bool) -> list[Problem]:
 def _files(ws: Workspace) -> Iterator[Problem]:
     """I2; a file that is not what its name says is never opened, and moved aside."""
     for path in sorted(ws.home.models.glob("*.joblib")):
-        if not _is_what_it_says(path):
+        if not MODEL_ID.fullmatch(path.stem) or not ws.files.is_intact(path.stem):
 
             def move(path: Path = path) -> None:
                 aside = path.parent / "damaged"
@@ -83,18 +83,10 @@ def _files(ws: Workspace) -> Iterator[Problem]:
             yield Problem("I2", what, "moved to models/damaged", move)
 
 
-def _is_what_it_says(path: Path) -> bool:
-    return (
-        path.is_file()
-        and not path.is_symlink()
-        and sha256(path.read_bytes()).hexdigest() == path.stem
-    )
-
-
 def _models(ws: Workspace) -> Iterator[Problem]:
     """I1; the same data gives the same file again."""
     for model in ws.meta.trained():
-        if model.status == "ready" and not _is_what_it_says(ws.files.path(model.model_id)):
+        if model.status == "ready" and not ws.files.is_intact(model.model_id):
             what = f"model {model.model_id[:12]} of {model.task_id} has no file with its sha256"
             advice = f"restore it, or `quant train --asof {model.asof} --task {model.task_id}`"
             yield Problem("I1", what, advice)

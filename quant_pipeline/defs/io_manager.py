@@ -32,6 +32,7 @@ from quant_pipeline.stores.series import (
     columns_of,
     digest_rows,
     fetch_row,
+    identifiers,
     insert,
     query,
     read_sessions,
@@ -102,9 +103,9 @@ class SeriesClient(DuckDbClient):
     def get_select_statement(table_slice: TableSlice) -> str:
         start, end = window_of(table_slice)
         column = table_slice.partition_dimensions[0].partition_expr  # type: ignore[index]
-        names = ", ".join(table_slice.columns) if table_slice.columns else "*"
+        names = identifiers(table_slice.columns) if table_slice.columns else "*"
         return (
-            f"SELECT {names} FROM {table_slice.table} "
+            f"SELECT {names} FROM {identifiers([table_slice.table])} "
             f"WHERE {column} >= DATE '{start}' AND {column} < DATE '{end}' ORDER BY ALL"
         )
 

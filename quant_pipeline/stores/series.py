@@ -1,6 +1,7 @@
 """SeriesStore: the DuckDB file with prices, features, labels, folds, predictions, outcomes."""
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,11 +20,13 @@ from quant_pipeline.stores.locks import held
 from quant_pipeline.stores.model_files import sync
 
 Connection = duckdb.DuckDBPyConnection
+IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
 
 CONFIG: dict[str, Any] = {
     "enable_external_access": False,
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
+    "allow_community_extensions": False,
     "python_enable_replacements": False,
 }
 
@@ -111,9 +114,12 @@ def _connect(path: Path, memory_gib: float, *, read_only: bool) -> Connection:
             f"{path.name} cannot be opened: {error}. If another program has it open, close it "
             "there; read data/published/*.parquet instead of the database."
         ) from error
-    con.execute("SET TimeZone='UTC'")
-    # On stdout, where DuckDB takes a process without a script (a spawned one) for a notebook.
-    con.execute("SET enable_progress_bar=false")
+    # Of one process's connections to a file all share what is global, the lock included.
+    if not fetch_row(con, "SELECT current_setting('lock_configuration')")[0]:
+        con.execute("SET GLOBAL TimeZone='UTC'")
+        # On stdout, where DuckDB takes a process without a script (a spawned one) for a notebook.
+        con.execute("SET enable_progress_bar=false")
+        con.execute("SET lock_configuration=true")
     return con
 
 
@@ -133,6 +139,20 @@ def _require_version(con: Connection, path: Path) -> None:
 def query(con: Connection, sql: str, parameters: Sequence[Any] = ()) -> pa.Table:
     """The answer to one query on an open connection as an Arrow table."""
     return con.sql(sql, params=list(parameters)).to_arrow_table()
+
+
+def identifiers(names: Sequence[str]) -> str:
+    """Names of columns or tables for a query, quoted and separated by commas.
+
+    Raises StoreError for what is no name: values are bound, never written into a query.
+    """
+    for name in names:
+        if not IDENTIFIER.fullmatch(name):
+            raise StoreError(
+                f"{name[:80]!r} is no name of a column: letters, digits and _, at most 63, a "
+                "letter first."
+            )
+    return ", ".join(f'"{name}"' for name in names)
 
 
 def fetch_row(
@@ -161,14 +181,14 @@ def insert(con: Connection, table: str, rows: pa.Table) -> None:
             f"{', '.join(wanted)}. Nothing was written."
         )
     with registered(con, "incoming_rows", rows):
-        con.execute(f"INSERT INTO {table} BY NAME SELECT * FROM incoming_rows")
+        con.execute(f"INSERT INTO {identifiers([table])} BY NAME SELECT * FROM incoming_rows")
 
 
 def replace(
     con: Connection, table: str, rows: pa.Table, where: str, parameters: Sequence[Any]
 ) -> None:
     """Replace the rows of a slice inside the caller's transaction."""
-    con.execute(f"DELETE FROM {table} WHERE {where}", list(parameters))
+    con.execute(f"DELETE FROM {identifiers([table])} WHERE {where}", list(parameters))
     if len(rows):
         insert(con, table, rows)
 
@@ -254,10 +274,10 @@ def read_frame(
     known_from: date = date(1, 1, 1),
 ) -> pa.Table:
     """Examples of a task known by a date, from a first session on, sorted by ts, symbol."""
-    names = "".join(f', "{name}"' for name in columns)
+    names = identifiers(("symbol", "ts", "entry_ts", "known_at", "label", "fwd_return", *columns))
     return query(
         con,
-        f"SELECT symbol, ts, entry_ts, known_at, label, fwd_return{names} FROM training_frame "
+        f"SELECT {names} FROM training_frame "
         "WHERE task_id = ? AND known_at BETWEEN ? AND ? AND ts BETWEEN ? AND ? ORDER BY ts, symbol",
         # No label is known before its session: the bound spares a scan of all later features.
         [task_id, known_from, known_by, since, known_by],

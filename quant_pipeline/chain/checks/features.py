@@ -16,7 +16,7 @@ from quant_pipeline.chain.panel import days
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.market.features import look_back
 from quant_pipeline.ml.drift import merge_bins, stability_index
-from quant_pipeline.stores.series import Connection, columns_of, query, read_sessions
+from quant_pipeline.stores.series import Connection, columns_of, identifiers, query, read_sessions
 
 # One session in so many is looked at for drift, and the newest of each partition: neighbours are
 # nearly alike.
@@ -56,8 +56,8 @@ def _window(ws: Workspace, keys: Sequence[str]) -> tuple[date, date]:
 def _read(
     con: Connection, names: Sequence[str], start: date, end: date, where: str = "TRUE"
 ) -> pa.Table:
-    columns = "".join(f', "{name}"' for name in names)
-    sql = f"SELECT ts{columns} FROM features_daily WHERE in_universe AND ts >= ? AND ts < ? AND "
+    columns = identifiers(("ts", *names))
+    sql = f"SELECT {columns} FROM features_daily WHERE in_universe AND ts >= ? AND ts < ? AND "
     return query(con, sql + where, [start, end]).combine_chunks()
 
 

@@ -12,12 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from quant_pipeline.chain.checks.result import Checked, Severity, some
+from quant_pipeline.chain.model_content import read_boosters
 from quant_pipeline.chain.panel import days
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.ml.drift import population_stability
 from quant_pipeline.settings import Task
 from quant_pipeline.stores.meta import Trained
-from quant_pipeline.stores.series import Connection, columns_of, query
+from quant_pipeline.stores.series import Connection, columns_of, identifiers, query
 
 MIN_SCORES = 50  # fewer have no distribution to compare
 MIN_NAMES = 20  # of a session whose scores have to be spread
@@ -221,11 +222,9 @@ def _reproduced(ws: Workspace, con: Connection, part: _Part) -> Checked:
     rows = _features_of(con, model.features, part.ts[-1].item()).join(
         stored, "symbol", join_type="inner"
     )
-    content = ws.files.read(model.model_id)
-    names = tuple(model.features)
+    boosters, names = read_boosters(ws, model), tuple(model.features)
     x = np.stack([rows[n].to_numpy() for n in names], axis=1).astype(np.float32, copy=False)
-    anew = score_rows(content["boosters"], np.ascontiguousarray(x), names,
-                      tuple(content["features"]))  # fmt: skip
+    anew = score_rows(boosters, np.ascontiguousarray(x), names, names)
     is_same = anew.view(np.int64) == rows["stored"].to_numpy().view(np.int64)
     n_other = int((~is_same).sum()) + len(newest) - len(rows)
     numbers: dict[str, float | int | str] = {"scores": len(newest), "different": n_other}
@@ -244,9 +243,11 @@ def _reproduced(ws: Workspace, con: Connection, part: _Part) -> Checked:
 
 
 def _features_of(con: Connection, features: Sequence[str], day: date) -> pa.Table:
-    names = ", ".join(f'"{name}"' for name in features)
     return query(
-        con, f"SELECT symbol, {names} FROM features_daily WHERE in_universe AND ts = ?", [day]
+        con,
+        f"SELECT {identifiers(('symbol', *features))} FROM features_daily "
+        "WHERE in_universe AND ts = ?",
+        [day],
     )
 
 
