@@ -1,6 +1,7 @@
 """Where things are (`Home`) and what the experiment is (`Settings`: quant.toml, QUANT_*)."""
 
 import os
+import re
 import tomllib
 from dataclasses import dataclass
 from datetime import date
@@ -191,13 +192,15 @@ def load_settings(home: Home) -> Settings:
 
     _refuse_unknown_variables()
     try:
-        return HomeSettings()
+        found = HomeSettings()
     except ValidationError as error:
-        raise SettingsError(_explain(error, home)) from error
+        raise SettingsError(_explain(error, home)) from None  # it holds every value
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{home.settings_file.name} is not valid TOML: {error}.") from error
     except UnreadableVariable as error:
-        raise SettingsError(f"A QUANT_* variable cannot be used: {error}.") from error
+        raise SettingsError(f"A QUANT_* variable cannot be used: {error}.") from None
+    _refuse_secrets(home)
+    return found
 
 
 def _refuse_unknown_variables() -> None:
@@ -209,13 +212,40 @@ def _refuse_unknown_variables() -> None:
             raise SettingsError(f"The variable {name} sets nothing. {unknown}")
 
 
+# Keys whose value may be a secret: never shown, and of the environment where it is one.
+SECRET_KEYS = {
+    "alerts.webhook": re.compile("."),
+    "store.postgres": re.compile("://[^/@]*:[^/@]*@|[?&]password="),
+}
+
+
+def _refuse_secrets(home: Home) -> None:
+    """Refuse a secret in quant.toml, which is shared, copied and committed."""
+    if not home.settings_file.exists():
+        return
+    given = tomllib.loads(home.settings_file.read_text(encoding="utf-8"))
+    for key, is_secret in SECRET_KEYS.items():
+        section, _, name = key.partition(".")
+        if is_secret.search(str(given.get(section, {}).get(name, ""))):
+            variable = f"QUANT_{section}__{name}".upper()
+            raise SettingsError(
+                f"{key} in {home.settings_file.name} is a secret, and that file is none. Take it "
+                f"out and set the variable {variable}; whoever has seen the file knows it."
+            )
+
+
 def _explain(error: ValidationError, home: Home) -> str:
     lines = [f"{home.settings_file.name} (or a QUANT_* variable) has settings that cannot be used:"]
     for detail in error.errors():
         key = ".".join(str(part) for part in detail["loc"])
         what = "unknown key" if detail["type"] == "extra_forbidden" else detail["msg"]
-        lines.append(f"  {key}: {what} (got {detail['input']!r})")
+        given = "a value not shown" if _is_secret(key) else repr(detail["input"])[:200]
+        lines.append(f"  {key}: {what} (got {given})")
     return "\n".join([*lines, "Each key is explained in the quant.toml that `quant init` writes."])
+
+
+def _is_secret(key: str) -> bool:
+    return any(secret in (key, f"{key}.{secret.partition('.')[2]}") for secret in SECRET_KEYS)
 
 
 def digest(*parts: Any) -> str:

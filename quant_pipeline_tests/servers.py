@@ -151,19 +151,24 @@ def kill_all_of(home: SmallHome, process: subprocess.Popen[bytes]) -> None:
     with suppress(ProcessLookupError):  # it has ended by itself
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    mark = f"QUANT_HOME={home.root}".encode()
+    for pid in processes_of(home):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def processes_of(home: SmallHome) -> list[int]:
+    """Other processes that were started for this very home."""
+    mark, found = f"QUANT_HOME={home.root}".encode(), []
     for environment in Path("/proc").glob("[0-9]*/environ"):
-        pid = int(environment.parent.name)
-        try:
-            if pid != os.getpid() and mark in environment.read_bytes().split(b"\0"):
-                os.kill(pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError, FileNotFoundError):
-            continue
+        with suppress(ProcessLookupError, PermissionError, FileNotFoundError):
+            if mark in environment.read_bytes().split(b"\0"):
+                found.append(int(environment.parent.name))
+    return [pid for pid in found if pid != os.getpid()]
 
 
-def start(home: SmallHome, log: Path, port: int) -> Server:
+def start(home: SmallHome, log: Path, port: int, **variables: str) -> Server:
     """`quant ui` of a home, in a group of its own."""
-    environment = {**os.environ, "QUANT_HOME": str(home.root), "NO_COLOR": "1"}
+    environment = {**os.environ, "QUANT_HOME": str(home.root), "NO_COLOR": "1", **variables}
     command = [str(Path(sys.executable).with_name("quant")), "ui", "--port", str(port)]
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -174,11 +179,39 @@ def start(home: SmallHome, log: Path, port: int) -> Server:
 
 
 @contextmanager
-def serving(home: SmallHome, folder: Path) -> Iterator[Server]:
-    """A server while the block runs."""
-    found = start(home, folder / "log", free_port())
+def serving(home: SmallHome, folder: Path, **variables: str) -> Iterator[Server]:
+    """A server while the block runs, started with some variables."""
+    found = start(home, folder / "log", free_port(), **variables)
     try:
         found.wait_for("starting", found.answers, 90)
         yield found
     finally:
         kill_all_of(home, found.process)
+
+
+def listening(home: SmallHome) -> set[str]:
+    """Addresses of IP on which the processes of a home listen, as `ip:port`.
+
+    Read from /proc: which sockets they have open, and which of those are listening.
+    """
+    inodes = {inode for pid in processes_of(home) for inode in _sockets_of(pid)}
+    found = set()
+    for table, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and fields[9] in inodes:
+                address, port = fields[1].split(":")
+                words = [address[i : i + 8] for i in range(0, len(address), 8)]
+                packed = b"".join(bytes.fromhex(word)[::-1] for word in words)
+                found.add(f"{socket.inet_ntop(family, packed)}:{int(port, 16)}")
+    return found
+
+
+def _sockets_of(pid: int) -> list[str]:
+    found = []
+    for handle in Path(f"/proc/{pid}/fd").glob("*"):
+        with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+            target = os.readlink(handle)
+            if target.startswith("socket:["):
+                found.append(target[8:-1])
+    return found

@@ -159,8 +159,8 @@ def test_what_was_told_is_not_told_again_when_a_later_one_fails(listening):
     assert [m["run_id"] for m in told(listening)] == ["r1", "r2", "r3"]
 
 
-def test_one_of_two_ways_is_enough(listening):
-    listening.change_settings("[alerts]\n", '[alerts]\nwebhook = "http://127.0.0.1:9/nobody"\n')
+def test_one_of_two_ways_is_enough(listening, monkeypatch):
+    monkeypatch.setenv("QUANT_ALERTS__WEBHOOK", "http://127.0.0.1:9/nobody")
     (problem,) = send(listening.workspace, Alert("data_late", 1, "x"))
     assert "did not take a message" in problem
     assert len(told(listening)) == 1
@@ -202,13 +202,14 @@ def test_without_anybody_to_tell_the_cursor_goes_on(used, kind):
 
 
 @pytest.mark.parametrize(
-    ("section", "words"),
+    ("variable", "value", "words"),
     [
-        ('webhook = "http://127.0.0.1:9/nobody"', "The webhook of .alerts. did not take a message"),
-        ('command = ["no-such-program"]', "could not be run: .*no-such-program"),
+        ("WEBHOOK", "http://127.0.0.1:9/nobody", "The webhook of .alerts. did not take a message"),
+        ("COMMAND", '["no-such-program"]', "could not be run: .*no-such-program"),
     ],
 )
-def test_an_alert_that_cannot_be_sent_says_why(home, section, words):
-    made = home(changes={"[universe]": f"[alerts]\n{section}\n\n[universe]"})
+def test_an_alert_that_cannot_be_sent_says_why(home, monkeypatch, variable, value, words):
+    made = home()
+    monkeypatch.setenv(f"QUANT_ALERTS__{variable}", value)
     with pytest.raises(AlertFailed, match=words):
         send(made.workspace, Alert("data_late", 1, "x"))

@@ -9,8 +9,10 @@ import re
 import threading
 from collections.abc import Iterator
 from datetime import datetime
+from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
+from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
 import pandas as pd
@@ -18,7 +20,7 @@ import pytest
 
 from quant_pipeline.defs.instance import open_instance
 from quant_pipeline_tests.homes import EVERY, own_environment
-from quant_pipeline_tests.servers import LOCATIONS, Server, serving
+from quant_pipeline_tests.servers import LOCATIONS, Server, listening, serving
 
 pytestmark = pytest.mark.slow
 
@@ -36,6 +38,7 @@ TICKS = """query($where: SensorSelector!) { sensorOrError(sensorSelector: $where
 RUNS = """query($filter: RunsFilter!) { runsOrError(filter: $filter) {
     ... on Runs { results { id status } } } }"""
 SETTINGS = "max_rounds = 30\nearly_stopping_rounds = 5"
+CANARY = "canary-5f3c1e"  # a part of a secret
 LONG = "max_rounds = 50000\nearly_stopping_rounds = 50000"
 
 
@@ -55,7 +58,7 @@ def told() -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
     with HTTPServer(("127.0.0.1", 0), Webhook) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/told", messages
+        yield f"http://127.0.0.1:{server.server_port}/told/{CANARY}", messages
         server.shutdown()
 
 
@@ -63,9 +66,8 @@ def told() -> Iterator[tuple[str, list[dict[str, Any]]]]:
 def server(finished, told, tmp_path_factory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("server")
     home = finished.copy(folder / "home")
-    wanted = f'[alerts]\nwebhook = "{told[0]}"\non = ["run_failed"]\n\n[universe]'
-    home.change_settings("[universe]", wanted)
-    with own_environment(folder), serving(home, folder) as found:
+    home.change_settings("[universe]", '[alerts]\non = ["run_failed"]\n\n[universe]')
+    with own_environment(folder), serving(home, folder, QUANT_ALERTS__WEBHOOK=told[0]) as found:
         yield found
 
 
@@ -121,6 +123,52 @@ def test_the_log_has_no_warning(server):
     assert lines
     bad = [line for line in lines if re.search(r"warning|traceback|error", line, re.IGNORECASE)]
     assert not bad
+
+
+def test_it_listens_on_the_loopback_address_only(server):
+    found = listening(server.home)
+    assert f"127.0.0.1:{server.port}" in found
+    assert {address.rpartition(":")[0] for address in found} <= {"127.0.0.1", "::1"}
+
+
+def asked(
+    server: Server, method: str, path: str, body: str = "", **headers: str
+) -> tuple[int, str]:
+    """Status and text of an answer to a request with exactly these headers."""
+    connection = HTTPConnection("127.0.0.1", server.port, timeout=60)
+    try:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request(method, path, body or None, named)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+    finally:
+        connection.close()
+
+
+def test_no_link_no_form_and_no_other_name_reaches_it(server):
+    """What the bare webserver would do: run a mutation that comes by GET, whoever sends it."""
+    change = 'mutation { setConcurrencyLimit(concurrencyKey: "evil", limit: 1) }'
+    limits = "{ instance { concurrencyLimits { concurrencyKey } } }"
+    body, kind = json.dumps({"query": change}), "application/json"
+    link = "/graphql?" + urlencode({"query": change})
+    own = f"127.0.0.1:{server.port}"
+    for status, words, request in (
+        (405, "GraphQL is asked by POST", ("GET", link)),
+        (405, "needs a body of application/json", ("POST", link)),
+        (403, "A page of http://evil.example may not", ("POST", "/graphql", body)),
+        (421, "does not answer to the name evil.example", ("POST", "/graphql", body)),
+        (421, "does not answer to the name evil.example", ("GET", "/")),
+    ):
+        headers = {"Content_Type": kind} if len(request) == 3 else {}
+        headers |= {"Origin": "http://evil.example"} if status == 403 else {}
+        headers |= {"Host": "evil.example"} if status == 421 else {}
+        found = asked(server, *request, **headers)
+        assert found[0] == status, found
+        assert words in found[1]
+    assert "evil" not in json.dumps(server.ask(limits))
+    headers = {"Content_Type": kind, "Origin": f"http://{own}"}
+    assert asked(server, "POST", "/graphql", body, **headers)[0] == 200
+    assert "evil" in json.dumps(server.ask(limits)), "or else the refusals show nothing"
 
 
 def test_materialize_all_with_the_open_window_ends_green_without_a_model(server):
@@ -217,3 +265,12 @@ def test_a_file_in_the_inbox_is_ingested_and_scored(server: Server, market: pd.D
     scored = [row for row in home.scores() if row[0] > newest]
     assert {str(row[0]) for row in scored} == {"2016-08-08"}
     assert {row[6] for row in scored} == {"backfill"}, "of 2016, so not scored at once"
+
+
+def test_a_secret_of_the_environment_is_stored_nowhere(server, told):
+    """Not in runs, events, ticks, the registry, logs or the database: after all tests above."""
+    assert told[1], "or else nobody used it"
+    files = [p for p in server.home.root.rglob("*") if p.is_file()]
+    assert {p.name for p in files} >= {"runs.db", "registry.sqlite", "quant.duckdb", "index.db"}
+    found = [p for p in [*files, server.log] if CANARY.encode() in p.read_bytes()]
+    assert not found

@@ -2,6 +2,7 @@
 
 import pickle
 import random
+import re
 from datetime import date
 from hashlib import sha256
 from pathlib import Path
@@ -143,6 +144,20 @@ def test_a_row_that_says_something_else_than_its_file_is_not_used(used, parsed, 
             setattr(row, name, value)
     with pytest.raises(ModelFileError, match=rf"do not say the same \({next(iter(change))}\)"):
         explain_model(used.workspace, used.workspace.meta.model(model.model_id))
+    assert not parsed
+
+
+def test_a_model_of_another_lightgbm_is_not_used(used, parsed):
+    model = model_of(used)
+    with used.workspace.meta.writing() as session:
+        row = session.get(Model, model.model_id)
+        row.environment = row.environment | {"lightgbm": "3.3.5"}
+    before = used.scores()
+    used.change_series("DELETE FROM predictions WHERE ts >= '2016-08-01'")
+    said = call(used.root, "score", "--task", "up_5d")
+    assert said.code == 1
+    assert re.search(r"was trained with LightGBM 3\.3\.5, and \d.* is installed", said.err)
+    assert used.scores() == [row for row in before if str(row[0]) < "2016-08-01"]
     assert not parsed
 
 

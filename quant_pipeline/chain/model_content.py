@@ -1,9 +1,10 @@
 """What a model's file holds, read once the registry vouches for its bytes and says the same."""
 
+from importlib.metadata import version
 from typing import Any
 
 from quant_pipeline.chain.workspace import Workspace
-from quant_pipeline.errors import ModelFileError
+from quant_pipeline.errors import GateError, ModelFileError
 from quant_pipeline.stores.meta import Model
 
 ROW_NAMES = ("features", "feature_type", "feature_set_id", "rounds", "data_fingerprint")
@@ -12,10 +13,25 @@ ROW_NAMES = ("features", "feature_type", "feature_set_id", "rounds", "data_finge
 def read_boosters(ws: Workspace, model: Model) -> list[str]:
     """A model's boosters as text, one a seed, for LightGBM to parse.
 
+    Raises GateError if another version of LightGBM, beyond its last number, trained it: that one
+    may read its text or score otherwise.
     Raises ModelFileError if the file is missing or changed, or says something else than the row
     of the registry: a row may be altered as well as a file.
     """
+    require_same_lightgbm(model)
     return check_content(ws.files.read(model.model_id), model)
+
+
+def require_same_lightgbm(model: Model) -> None:
+    """Refuse a model of another LightGBM than the one that is installed."""
+    installed, then = version("lightgbm"), model.environment.get("lightgbm", "?")
+    if installed.split(".")[:2] != then.split(".")[:2]:
+        raise GateError(
+            f"Model {model.model_id[:12]} was trained with LightGBM {then}, and {installed} is "
+            f"installed, which may score otherwise. Install lightgbm=={then}, or train that as-of "
+            f"anew with `quant train --asof {model.asof} --task {model.task_id}` and serve the new "
+            "model with `quant models promote`."
+        )
 
 
 def check_content(content: dict[str, Any], model: Model) -> list[str]:

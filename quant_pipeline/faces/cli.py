@@ -339,6 +339,10 @@ def ui(
             "there is no login."
         ),
     ] = "127.0.0.1",
+    name: Annotated[
+        list[str] | None,
+        typer.Option(help="Another name under which browsers reach it, as behind a proxy."),
+    ] = None,
 ) -> None:
     """Open the Dagster web UI of this home, with the daemon that runs what it starts.
 
@@ -346,7 +350,7 @@ def ui(
     """
     from quant_pipeline.faces.server import serve
 
-    serve(open_workspace().home, host, port)
+    serve(open_workspace().home, host, port, name or ())
 
 
 if __name__ == "__main__":

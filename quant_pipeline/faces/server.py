@@ -7,35 +7,41 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib.resources import files
 
 from quant_pipeline.defs.instance import bury_dead_runs, open_instance, prepare
 from quant_pipeline.errors import SettingsError, StoreBusy
+from quant_pipeline.faces.guard import LOOPBACK, NAMES
 from quant_pipeline.faces.output import say
 from quant_pipeline.settings import Home
 from quant_pipeline.stores.locks import held
 
 GRACE_SECONDS = 30.0
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-def serve(home: Home, host: str, port: int) -> None:
-    """Serve until stopped; a second server on one home is refused."""
+def serve(home: Home, host: str, port: int, names: Sequence[str] = ()) -> None:
+    """Serve until stopped; a second server on one home is refused.
+
+    Browsers reach it as the loopback address, and beyond it by IP address and by `names`.
+    """
     _require_free(host, port)
     advice = "use its page, or stop it first"
     with held(home.data / "ui.lock", f"quant ui on port {port}", 0, advice=advice):
         # `dagster dev` advises a tool for deployments that this one does not need.
         quiet = "ignore:Function `dev_command` is superseded"
         environment = {"PYTHONWARNINGS": quiet, **os.environ, **prepare(home)}
+        anywhere = [] if host in LOOPBACK else ["*", host, socket.gethostname(), socket.getfqdn()]
+        environment[NAMES] = ",".join([*anywhere, *names])
         with open_instance(home) as instance:  # before several processes of the server do at once
             bury_dead_runs(instance, home)
         say(f"Dagster on http://{host}:{port} (Ctrl-C stops it).")
         if host not in LOOPBACK:
             say(f"Whoever reaches {host} can run jobs here: there is no login.")
         workspace = str(files("quant_pipeline") / "templates" / "workspace.yaml")
-        command = [sys.executable, "-m", "dagster", "dev", "-w", workspace,
-                   "-h", host, "-p", str(port)]  # fmt: skip
+        command = [sys.executable, "-m", "quant_pipeline.faces.webserver", "dev",
+                   "-w", workspace, "-h", host, "-p", str(port)]  # fmt: skip
         # Started in the background by a script, it ignores SIGINT: so would what it starts.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.default_int_handler)

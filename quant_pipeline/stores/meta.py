@@ -98,13 +98,17 @@ class MetaStore:
         )
 
     def add_model(self, model: Model) -> Model:
-        """Register a model; a row that is there already stays as it is and is returned."""
+        """Register a model; a row that is there already stays as it is and is returned.
+
+        Only its environment becomes the one that has just made the same bytes.
+        """
         with self.writing() as session:
             found = session.get(Model, model.model_id)
             if found is not None:
                 if found.status == "pruned":  # its file is back
                     found.status = "ready"
-                    session.add(found)
+                found.environment = model.environment
+                session.add(found)
                 return found
             newest = session.exec(select(Model.seq).order_by(col(Model.seq).desc())).first()
             model.seq = (newest or 0) + 1
