@@ -28,8 +28,9 @@ test: lint  ## lint, then run the tests
 test-long: setup  ## run the tests that take minutes each: day by day in all cadences, 60 as-ofs
 	.venv/bin/python -m pytest -m long
 
-test-crash: setup  ## kill what writes at every single write (hours)
-	QUANT_CRASH_EVERY=1 .venv/bin/python -m pytest -n 2 -m long quant_pipeline_tests/test_crash.py
+EVERY ?= 1
+test-crash: setup  ## kill what writes at every single write (hours; EVERY=5: each fifth place)
+	QUANT_CRASH_EVERY=$(EVERY) .venv/bin/python -m pytest -n 2 quant_pipeline_tests/test_crash.py
 
 lint: setup  ## check style, types and layers
 	.venv/bin/ruff check

@@ -9,16 +9,20 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
+from typing import IO, Any
 
 import pandas as pd
 
 from quant_pipeline.chain.backup import back_up
+from quant_pipeline.chain.champions import promote
 from quant_pipeline.chain.prices import publish_prices
 from quant_pipeline.chain.reconcile import reconcile
+from quant_pipeline.faces.cli import init as run_init
 from quant_pipeline.stores.compaction import compact
 from quant_pipeline_tests.homes import SmallHome
 
@@ -34,11 +38,30 @@ def asset(name: str) -> Callable[[SmallHome], None]:
     return lambda made: made.run([name], KEY)
 
 
+def order(made: SmallHome) -> None:
+    """Make the newest model the champion by hand."""
+    ws = made.workspace
+    promote(ws, ws.meta.models("up_5d")[-1].model_id, "a test")
+
+
+def init(made: SmallHome) -> None:
+    run_init(made.root)
+
+
+def recorded(made: SmallHome) -> None:
+    """A partition of an asset with Dagster's own storage on the same disk."""
+    with made.runner(recorded=True) as runner:
+        runner.materialize(["features_daily"], KEY, KEY)
+
+
 ACTIONS: dict[str, Callable[[SmallHome], None]] = {
+    "init": init,
     "ingest": ingest,
     **{name: asset(name) for name in (
         "features_daily", "labels", "training_frame", "walkforward_folds", "lgbm_model",
         "predictions", "prediction_outcomes")},
+    "order": order,
+    "recorded": recorded,
     "backfill": lambda made: [None, made.backfill(date(2016, 7, 1))][0],
     "reconcile": lambda made: [None, reconcile(made.workspace, print, dry_run=False)][0],
     "compaction": lambda made: [None, compact(made.workspace.series)][0],
@@ -46,34 +69,40 @@ ACTIONS: dict[str, Callable[[SmallHome], None]] = {
 }  # fmt: skip
 
 
-def do(action: str, root: str, at: int, how: str, library: ctypes.CDLL) -> dict[str, int]:
-    """One action in a fork; gives its exit code, negative for a signal, and its writes."""
-    told, tell = os.pipe()
+def do(action: str, root: str, at: int, how: str, library: ctypes.CDLL) -> dict[str, Any]:
+    """One action in a fork: its exit code, negative for a signal, its error, its writes."""
+    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as listed:
+        code = _in_a_fork(action, root, at, how, library, said, listed.fileno())
+        said.seek(0)
+        listed.seek(0)
+        return {"code": code, "error": said.read(), "calls": listed.read().splitlines()}
+
+
+def _in_a_fork(
+    action: str, root: str, at: int, how: str, library: ctypes.CDLL, said: IO[str], listed: int
+) -> int:
     child = os.fork()
     if not child:
         code = 1
         try:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            library.crash_arm(str(Path(root).parent).encode(), at, how.encode())
+            library.crash_arm(str(Path(root).parent).encode(), at, how.encode(), listed)
             ACTIONS[action](SmallHome(Path(root)))
             code = 0
         except BaseException:
-            traceback.print_exc()
+            said.write(traceback.format_exc())
+            said.flush()
         finally:
-            os.write(tell, str(library.crash_calls()).encode())
             os._exit(code)
-    os.close(tell)
-    with os.fdopen(told) as pipe:
-        calls = pipe.read()
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    return {"code": code, "calls": int(calls or 0)}
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def main() -> None:
     """Answer one request a line."""
     library = ctypes.CDLL(sys.argv[1])
-    library.crash_calls.restype = ctypes.c_long
-    library.crash_arm.argtypes = [ctypes.c_char_p, ctypes.c_long, ctypes.c_char_p]
+    library.crash_arm.argtypes = [
+        ctypes.c_char_p, ctypes.c_long, ctypes.c_char_p, ctypes.c_int,
+    ]  # fmt: skip
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for line in sys.stdin:
         print(json.dumps(do(**json.loads(line), library=library)), flush=True)

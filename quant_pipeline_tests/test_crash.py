@@ -1,15 +1,19 @@
-"""Killed at any of its writes, whatever it does: the stores agree again, and a re-run ends it.
+"""Killed, without room or a working disk at any write: what is stored stays, a re-run ends it.
 
-A library preloaded into a process (crash.c, built with gcc) counts its writes, syncs, renames and
-deletions below a folder and kills it at the n-th one. `make test-crash` tries every one of them.
+A library preloaded into a process (crash.c, built with gcc) counts its writes, syncs, renames,
+cuts and deletions below a folder, and kills the process at the n-th one, or lets it and all later
+ones fail. Calls of one kind on one file in a row are one place. Every QUANT_CRASH_EVERY-th place is
+tried here, and with 1 (`make test-crash`) each single call.
 """
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +22,25 @@ import pytest
 
 from quant_pipeline.chain.prices import publish_prices
 from quant_pipeline.chain.reconcile import not_repaired, reconcile
-from quant_pipeline.stores.meta import Champion
+from quant_pipeline.settings import digest
+from quant_pipeline.stores.meta import Batch, Champion
 from quant_pipeline.stores.series import columns_of, digest_rows, query
 from quant_pipeline_tests.crash_host import ACTIONS, KEY
 from quant_pipeline_tests.homes import DATA, LEARNING, TABLES, SmallHome, new_home, own_environment
 
 GCC = shutil.which("gcc")
-EVERY = int(os.environ.get("QUANT_CRASH_EVERY", "23"))
-HOWS = ("before", "after", "half")
+EVERY = int(os.environ.get("QUANT_CRASH_EVERY", "97"))
+FEW = 1 + 60 // EVERY  # places at which the disk is full or fails, of each action
 pytestmark = [
-    pytest.mark.long,
     pytest.mark.skipif(
         GCC is None,
         reason="NO CRASH TEST: there is no gcc. Debian or Ubuntu: apt-get install gcc",
     ),
 ]
+FULL = "No space left on device|database or disk is full|disk I/O error"
+FAILING = "Input/output error|disk I/O error|fsync failed"
 SMALL = {"exclude = []": 'exclude = []\nset = "core"', "max_rounds = 30": "max_rounds = 3"}
+AFTER_A_MODEL = ("order", "compaction", "reconcile", "backup")
 
 
 class Host:
@@ -52,14 +59,14 @@ class Host:
             cwd=Path(__file__).resolve().parent.parent,
         )  # fmt: skip
 
-    def do(self, action: str, made: SmallHome, at: int = 0, how: str = "before") -> dict[str, int]:
-        """Do something, killed at its at-th write."""
+    def do(self, action: str, made: SmallHome, at: int = 0, how: str = "before") -> dict[str, Any]:
+        """Do something; at its at-th call it is killed, or calls begin to fail."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         asked = {"action": action, "root": str(made.root), "at": at, "how": how}
         self.process.stdin.write(json.dumps(asked) + "\n")
         self.process.stdin.flush()
-        answer: dict[str, int] = json.loads(self.process.stdout.readline())
+        answer: dict[str, Any] = json.loads(self.process.stdout.readline())
         return answer
 
     def end(self) -> None:
@@ -81,6 +88,8 @@ def bases(market: pd.DataFrame, tmp_path_factory) -> Iterator[dict[str, SmallHom
     found: dict[str, SmallHome] = {}
     with own_environment(folder):
         made = new_home(folder / "home", SMALL)
+        found["init"] = SmallHome(folder / "init")
+        found["init"].root.mkdir()
         made.ingest(market[market["ts"] < "2016-06-20"])
         market[market["ts"] >= "2016-06-17"].to_parquet(made.root / "next.parquet", index=False)
         found["ingest"] = made.copy(folder / "ingest")
@@ -88,27 +97,24 @@ def bases(market: pd.DataFrame, tmp_path_factory) -> Iterator[dict[str, SmallHom
         publish_prices(made.workspace)
         made.run(DATA, "2015-06", "2016-06")
         made.run(LEARNING, "2016-06")
-        for action in ACTIONS:
-            if action == "backfill":
-                found[action] = found["features_daily"]
-            elif action == "compaction":
-                found[action] = made.copy(folder / action)
-                found[action].change_series("CREATE TABLE ballast AS FROM range(500000)")
-                found[action].change_series("DROP TABLE ballast")
-            elif action == "reconcile":
-                found[action] = made.copy(folder / action)
-                shutil.rmtree(found[action].root / "data" / "published")
-            elif action == "backup":
-                found[action] = made.copy(folder / action)
-            elif action != "ingest":
-                found[action] = made.copy(folder / action)
-                made.run([action], KEY)
+        found["backfill"] = found["recorded"] = made.copy(folder / "backfill")
+        for asset in (*DATA, *LEARNING, "predictions", "prediction_outcomes"):
+            found[asset] = made.copy(folder / asset)
+            made.run([asset], KEY)
+        for action in AFTER_A_MODEL:
+            found[action] = made.copy(folder / action)
+        found["compaction"].change_series("CREATE TABLE ballast AS FROM range(500000)")
+        found["compaction"].change_series("DROP TABLE ballast")
+        shutil.rmtree(found["reconcile"].root / "data" / "published")
         yield found
 
 
 def essence(made: SmallHome) -> dict[str, Any]:
     """All that is stored but for when it was."""
-    found: dict[str, Any] = {}
+    toml = made.root / "quant.toml"
+    found: dict[str, Any] = {"quant.toml": toml.read_text() if toml.exists() else None}
+    if not (made.root / "data" / "quant.duckdb").exists():
+        return found
     with made.workspace.series.reading("test") as con:
         for table in TABLES:
             if table != "predictions" and columns_of(con, table):
@@ -118,41 +124,141 @@ def essence(made: SmallHome) -> dict[str, Any]:
     found["champions"] = [
         (c["task_id"], c["partition_key"], c["model_id"]) for c in made.registry(Champion)
     ]
+    found["orders"] = {(o.action, o.model_id) for o in made.workspace.meta.orders("up_5d")}
     return found
 
 
+def situation(made: SmallHome) -> str:
+    """All that a re-run begins with: what is stored, and what is recorded of it."""
+    batches = [
+        (b["table_name"], b["partition_key"], b["task_id"], b["digest"], b["status"])
+        for b in made.registry(Batch)
+    ]  # fmt: skip
+    return digest(essence(made), batches, look(made))
+
+
 def look(made: SmallHome) -> list[str]:
+    """What is left to do after reconciling."""
+    if not (made.root / "data" / "quant.duckdb").exists():
+        return []
     problems = reconcile(made.workspace, lambda *_: None, dry_run=False)
     return [f"{p.invariant}: {p.what}" for p in not_repaired(problems)]
 
 
-@pytest.mark.parametrize("action", ACTIONS)
-def test_killed_at_any_write_it_can_be_done_again(host, bases, action, tmp_path):
-    base = bases[action]
-    undisturbed = base.copy(tmp_path / "undisturbed" / "home")
-    done = host.do(action, undisturbed)
-    assert done["code"] == 0
-    assert done["calls"] >= 4, "or else nothing was written"
-    expected = essence(undisturbed)
-    with own_environment(tmp_path):
+def places(calls: list[str]) -> list[int]:
+    """Numbers of the calls to try, from 1."""
+    if EVERY == 1:
+        return list(range(1, len(calls) + 1))
+    numbered = groupby(enumerate(calls, 1), key=lambda pair: pair[1])
+    firsts = [next(run)[0] for _, run in numbered]
+    step = EVERY * (1 + len(firsts) // 600)  # a backfill repeats what its assets do
+    return firsts[len(firsts) % 7 :: step]
+
+
+class Trial:
+    """An action on copies of its base, and what it comes to undisturbed."""
+
+    def __init__(self, host: Host, base: SmallHome, action: str, folder: Path) -> None:
+        self.host, self.base, self.action, self.folder = host, base, action, folder
+        undisturbed = base.copy(folder / "undisturbed" / "home")
+        done = host.do(action, undisturbed)
+        assert done["code"] == 0, done["error"]
+        self.calls: list[str] = done["calls"]
+        assert len(self.calls) >= 4, "or else nothing was written"
         assert look(undisturbed) == []
-        for i, at in enumerate(range(1, done["calls"] + 1, EVERY)):
-            how = HOWS[i % len(HOWS)]
-            folder = tmp_path / f"{at}"
-            made = base.copy(folder / "home")
-            killed = host.do(action, made, at, how)
-            where = f"{action} killed {how} write {at} of {done['calls']}"
-            assert killed["code"] == -9, where
+        self.expected = essence(undisturbed)
+        self.seen: set[str] = set()
+
+    def disturb(self, at: int, how: str) -> dict[str, Any]:
+        """The action disturbed once: the stores agree; then again: it ends as if nothing was."""
+        made = self.base.copy(self.folder / f"{at}{how}" / "home")
+        where = f"{self.action}, {how} at call {at} of {len(self.calls)}: {self.calls[at - 1]}"
+        found = self.host.do(self.action, made, at, how)
+        assert look(made) == [], where
+        left = situation(made)
+        if left not in self.seen:
+            shutil.rmtree(made.root.parent / "b", ignore_errors=True)  # a backup that was finished
+            again = self.host.do(self.action, made)
+            assert again["code"] == 0, f"{where}; again: {again['error']}"
+            assert essence(made) == self.expected, where
             assert look(made) == [], where
-            shutil.rmtree(folder / "b", ignore_errors=True)  # a backup that was finished
-            assert host.do(action, made)["code"] == 0, where
-            assert essence(made) == expected, where
-            assert look(made) == [], where
-            shutil.rmtree(folder)
+            self.seen.add(left)
+        shutil.rmtree(made.root.parent)
+        return found
+
+
+def last_line(done: dict[str, Any]) -> str:
+    """An error in one line."""
+    return str(done["error"].strip().rpartition("\n")[2])
+
+
+@pytest.fixture(scope="module")
+def trial(host, bases, request, tmp_path_factory) -> Iterator[Trial]:
+    folder = tmp_path_factory.mktemp(request.param)
+    with own_environment(folder):
+        yield Trial(host, bases[request.param], request.param, folder)
+
+
+@pytest.mark.parametrize("trial", ACTIONS, indirect=True)
+def test_killed_at_any_write_it_can_be_done_again(trial):
+    """Nothing differs between a kill after one call and one before the next."""
+    for i, at in enumerate(places(trial.calls)):
+        hows = ("after", "half") if EVERY == 1 else (("before", "after", "half")[i % 3],)
+        for how in hows:
+            if how == "half" and not trial.calls[at - 1].startswith("write"):
+                continue
+            assert trial.disturb(at, how)["code"] == -9
+
+
+@pytest.mark.parametrize("trial", ACTIONS, indirect=True)
+def test_on_a_full_disk_nothing_is_lost_and_with_room_it_goes_on(trial):
+    found = [at for at in places(trial.calls) if trial.calls[at - 1].startswith("write")]
+    for at in found if EVERY == 1 else found[:: max(1, len(found) // FEW)]:
+        done = trial.disturb(at, "full")
+        where = f"call {at}: {trial.calls[at - 1]}: {done['code']} {last_line(done)}"
+        if any(call.startswith("write") for call in done["calls"][at - 1 :]):
+            assert done["code"] == 1, where
+            assert re.search(FULL, done["error"]), where
+
+
+@pytest.mark.parametrize("trial", ACTIONS, indirect=True)
+def test_a_sync_that_fails_is_an_error_and_is_not_tried_again(trial):
+    """A second one would succeed, though the pages that it should have written are gone."""
+    syncs = [i for i, call in enumerate(trial.calls, 1) if call.startswith("sync")]
+    for at in syncs if EVERY == 1 else syncs[:: max(1, len(syncs) // FEW)]:
+        done = trial.disturb(at, "fails")
+        calls = done["calls"][at - 1 :]
+        failed = next((i for i, call in enumerate(calls) if call.startswith("sync")), None)
+        if failed is None:  # DuckDB does not write in the same number of pieces each time
+            continue
+        path, later = calls[failed].partition(" ")[2], calls[failed + 1 :]
+        where = f"call {at}: sync of {path}: {done['code']} {last_line(done)}"
+        if done["code"]:
+            assert re.search(FAILING, done["error"]), where
+        else:
+            assert may_wait(path, calls[failed - 1] if failed else trial.calls[at - 2], later), (
+                where
+            )
+
+
+def may_wait(path: str, before: str, later: list[str]) -> bool:
+    """Whether a sync may fail without an error, as what it is for is in a synced log.
+
+    A database that is closed takes its log in; if that fails, the log has to stay. Of the folder of
+    a log SQLite never tells.
+    """
+    if before.startswith("sync") and before.endswith("-wal"):
+        return True
+    database = path.removesuffix("-wal")
+    gone = later.index(f"unlink {database}-wal") if f"unlink {database}-wal" in later else 0
+    is_database = database.endswith((".sqlite", ".db"))
+    return is_database and (not gone or f"write {database}" in later[:gone])
 
 
 def test_the_host_kills_where_it_is_told(host, bases, tmp_path):
-    """Or else the test above shows nothing."""
+    """Or else the tests above show nothing."""
     for at, how in ((1, "before"), (2, "after"), (3, "half")):
         made = bases["labels"].copy(tmp_path / f"{at}" / "home")
-        assert host.do("labels", made, at, how) == {"code": -9, "calls": 0}
+        done = host.do("labels", made, at, how)
+        assert done["code"] == -9
+        assert len(done["calls"]) == at

@@ -85,13 +85,14 @@ def init(
     """
     from quant_pipeline.defs.instance import prepare, template
     from quant_pipeline.settings import Home
+    from quant_pipeline.stores.model_files import write_durably
 
     home = Home(folder.resolve()) if folder else Home.from_environment()
     home.data.mkdir(parents=True, exist_ok=True)
     home.models.mkdir(exist_ok=True)
     is_new = not home.settings_file.exists()
     if is_new:
-        home.settings_file.write_text(template("quant.toml"))
+        write_durably(home.settings_file, template("quant.toml").encode())
     prepare(home)
     typer.echo(f"{'Made' if is_new else 'Kept'} {home.settings_file}")
     typer.echo("Next: set grid.start and grid.timezone in it, then `quant ingest PATH`.")

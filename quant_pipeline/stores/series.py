@@ -50,6 +50,9 @@ class SeriesStore:
                 con.execute("ROLLBACK")
                 raise
             con.execute("COMMIT")
+            # Closing would do so, too, but tell of no failure: the next one to open the file would
+            # take it for done and drop the log, though the disk may have kept neither.
+            con.execute("CHECKPOINT")
 
     @contextmanager
     def reading(self, what: str = "reading") -> Iterator[Connection]:
