@@ -105,6 +105,21 @@ def change_fold(made: SmallHome) -> None:
     )
 
 
+def lose_prices(made: SmallHome) -> None:
+    made.change_series("DELETE FROM price_versions WHERE symbol = 'S003' AND ts = '2016-08-05'")
+
+
+def lose_a_seal(made: SmallHome) -> None:
+    made.change_series("DELETE FROM seals WHERE partition_key = '2016-07'")
+
+
+def forget_batches(made: SmallHome) -> None:
+    with made.workspace.meta.writing() as session:
+        session.connection().exec_driver_sql(
+            f"DELETE FROM batches WHERE table_name = 'predictions' AND partition_key = '{KEY}'"
+        )
+
+
 def lose_published(made: SmallHome) -> None:
     (made.root / "data" / "published" / "predictions" / f"{KEY}.parquet").unlink()
 
@@ -134,6 +149,9 @@ CASES: dict[str, tuple[Callable[[SmallHome], None], set[str], bool]] = {
     "a score is another one": (change_score, {"I3", "I7"}, False),
     "features are others": (change_feature, {"I5", "I6"}, False),
     "labels are others": (change_label, {"I5", "I6"}, False),
+    "a bar is gone": (lose_prices, {"I5", "I7"}, False),
+    "a seal is gone": (lose_a_seal, {"I5"}, False),
+    "nobody has recorded scores": (forget_batches, {"I3"}, False),
     "a fold is another one": (change_fold, {"I5"}, False),
     "a published file is gone": (lose_published, {"I7"}, True),
     "a published file is cut": (change_published, {"I7"}, True),

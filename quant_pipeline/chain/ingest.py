@@ -18,7 +18,8 @@ from quant_pipeline.chain.lists import read_renames
 from quant_pipeline.chain.panel import days
 from quant_pipeline.chain.seal import frozen_range
 from quant_pipeline.chain.sessions import Decision, decide_sessions, store_sessions
-from quant_pipeline.chain.workspace import Workspace, price_batch_id
+from quant_pipeline.chain.slices import record_stored
+from quant_pipeline.chain.workspace import Workspace, Writing, price_batch_id
 from quant_pipeline.errors import SourceError
 from quant_pipeline.market.adjust import Bars, Merged, merge_delivery
 from quant_pipeline.market.validate import PRICE_SCHEMA, Validated, validate_rows
@@ -89,9 +90,11 @@ def ingest(ws: Workspace, paths: Sequence[Path], reading: Reading, today: date) 
     del rows
     report.n_read = validated.n_read
     ws.require_same_grid()
-    with ws.series.writing("ingest") as con:
-        renames.require_current(con)
-        _store(con, ws, validated, names, report)
+    with ws.writing("ingest") as writing:
+        renames.require_current(writing.con)
+        _store(writing.con, ws, validated, names, report)
+        if report.batch_id is not None:
+            record_batch(ws, writing, "prices", report)
     return report
 
 
@@ -163,8 +166,6 @@ def _store(
         add_changes(con, report.missed_sessions, batch_id, "missed")
     elif n_stored:
         report.batch_id = batch_id
-    if report.batch_id is not None:
-        record_batch(con, "prices", report)
 
 
 def _examples(rejected: pd.DataFrame) -> dict[str, str]:
@@ -257,14 +258,15 @@ def add_changes(con: Connection, dates: Sequence[date], batch_id: int, kind: str
     }))  # fmt: skip
 
 
-def record_batch(con: Connection, kind: str, report: IngestReport) -> None:
-    """Note a batch with its counts."""
+def record_batch(ws: Workspace, writing: Writing, kind: str, report: IngestReport) -> None:
+    """Note a batch with its counts, once all of its rows are there, also in the registry."""
     counts = {k: v for k, v in vars(report).items() if k.startswith("n_")}
-    con.execute(
+    writing.con.execute(
         "INSERT INTO price_batches VALUES (?, ?, ?, ?, ?, ?, ?)",
         [report.batch_id, utc_now(), kind, report.source, report.first_changed,
          report.last_changed, json.dumps(counts)],
     )  # fmt: skip
+    record_stored(ws, writing, "price_batches", str(report.batch_id))
 
 
 def _store_rejected(

@@ -44,7 +44,8 @@ def ingest_memberships(ws: Workspace, path: Path, reading: Reading) -> IngestRep
     ws.require_same_grid()
     found = intervals.read_memberships(path, reading)
     report = IngestReport(source=str(path), n_read=len(found))
-    with ws.series.writing("ingest of memberships") as con:
+    with ws.writing("ingest of memberships") as writing:
+        con = writing.con
         before = read_memberships(con)
         if before.equals(found.sort_by([("symbol", "ascending"), ("first", "ascending")])):
             report.n_unchanged = len(found)
@@ -55,7 +56,7 @@ def ingest_memberships(ws: Workspace, path: Path, reading: Reading) -> IngestRep
         sessions = days(read_sessions(con)["ts"])
         changed = sessions[_differ(before.to_pylist(), found.to_pylist(), sessions)]
         note_changes(con, ws, changed.tolist(), batch_id, report, "memberships")
-        record_batch(con, "memberships", report)
+        record_batch(ws, writing, "memberships", report)
     return report
 
 
@@ -93,7 +94,8 @@ def ingest_renames(ws: Workspace, path: Path, reading: Reading) -> IngestReport:
     found = intervals.read_renames(path, reading)
     Renames.of(found)
     report = IngestReport(source=str(path), n_read=len(found))
-    with ws.series.writing("ingest of renames") as con:
+    with ws.writing("ingest of renames") as writing:
+        con = writing.con
         before = stored_renames(con).to_pylist()
         added = [row for row in found.to_pylist() if row not in before]
         gone = [row for row in before if row not in found.to_pylist()]
@@ -110,7 +112,7 @@ def ingest_renames(ws: Workspace, path: Path, reading: Reading) -> IngestReport:
         moved = moved_first_bars(firsts, read_first_bars(con))
         add_changes(con, moved, batch_id, "ages")
         note_changes(con, ws, changed, batch_id, report)
-        record_batch(con, "renames", report)
+        record_batch(ws, writing, "renames", report)
     return report
 
 

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from quant_pipeline.chain.champions import Service, find_challenger, find_champions
 from quant_pipeline.chain.model_content import read_boosters
 from quant_pipeline.chain.panel import days
+from quant_pipeline.chain.slices import record_stored
 from quant_pipeline.chain.stale import require_fresh_features
 from quant_pipeline.chain.workspace import Workspace, Writing
 from quant_pipeline.errors import GateError, NoData
@@ -187,8 +188,10 @@ def score_shadow(ws: Workspace, model: Model, first: date, last: date) -> Scored
         raise NoData(
             f"No session with features lies between {first} and {last}. See `quant status`."
         )
-    with ws.series.writing("shadow scores") as con:
-        n_new, n_different = _add(con, "predictions_shadow", rows)
+    with ws.writing("shadow scores") as writing:
+        n_new, n_different = _add(writing.con, "predictions_shadow", rows)
+        for key in ws.grid.keys(ws.grid.key(first), ws.grid.key(last)):
+            record_stored(ws, writing, "predictions_shadow", key, model.task_id)
     n_sessions = len(np.unique(days(rows["ts"])))
     return Scored(
         model.task_id, f"{first}..{last}", model.model_id, "named by hand", n_sessions, len(rows),

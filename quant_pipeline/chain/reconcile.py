@@ -8,6 +8,7 @@ of the rows. I7 what is published equals the tables.
 
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
@@ -30,8 +31,9 @@ from quant_pipeline.stores.series import query, read_manifests
 
 TABLES = (
     "features_daily", "labels", "training_frame", "walkforward_folds", "predictions",
-    "prediction_outcomes",
+    "prediction_outcomes", "predictions_shadow", "price_batches", "seals",
 )  # fmt: skip
+SCORES = ("predictions", "predictions_shadow")
 AT_ONCE = 24  # slices of one connection
 YOUNG_SECONDS = 3600.0  # a file that is being written
 Tell = Callable[[str, int, int], None]
@@ -114,7 +116,7 @@ def _slices(ws: Workspace) -> Iterator[Problem]:
     for table in TABLES:
         slices = [
             batches for batches in ws.meta.unsettled_batches(table)
-            if table == "predictions" or batches[0][0].task_id in known  # quant.toml has it still
+            if table in SCORES or batches[0][0].task_id in known  # quant.toml has it still
         ]  # fmt: skip
         for i in range(0, len(slices), AT_ONCE):  # writers wait for one part only
             with ws.series.reading("reconciling") as con:
@@ -157,7 +159,10 @@ def _differs(slice_: Written, n_rows: int) -> Problem:
         f"{_named(slice_)} was recorded with {slice_.n_rows} rows, and {n_rows} are stored or have "
         "other values"
     )
-    if slice_.table_name == "predictions":
+    if slice_.table_name in ("price_batches", "seals"):
+        advice = "restore a backup, or ingest its files again: `quant ingest PATH`"
+        return Problem("I5", what, advice)
+    if slice_.table_name in SCORES:
         advice = "scores are never made anew: restore a backup, or `quant score` that partition"
         return Problem("I3", what, advice)
     advice = f"`quant backfill --select {slice_.table_name}` for {slice_.partition_key}"
@@ -170,7 +175,16 @@ def _named(slice_: Written) -> str:
 
 
 def _scores(ws: Workspace) -> Iterator[Problem]:
-    """I4."""
+    """I4, and that no score is without a record (I3)."""
+    slices = [batches[0][0] for batches in ws.meta.unsettled_batches("predictions")]
+    recorded = {(slice_.partition_key, slice_.task_id) for slice_ in slices}
+    by_day = ws.series.query("SELECT task_id, ts, count(*) AS n FROM predictions GROUP BY ALL")
+    stored: Counter[tuple[str, str]] = Counter()
+    for row in by_day.to_pylist():
+        stored[ws.grid.key(row["ts"]), row["task_id"]] += row["n"]
+    for key, task_id in sorted(stored.keys() - recorded):
+        what = f"{stored[key, task_id]} scores of {key} {task_id} belong to no recorded batch"
+        yield Problem("I3", what, "restore the registry from a backup")
     known = {model.model_id for model in ws.meta.trained()}
     for table in ("predictions", "predictions_shadow", "prediction_outcomes"):
         rows = ws.series.query(f"SELECT model_id, count(*) AS n FROM {table} GROUP BY model_id")

@@ -6,6 +6,7 @@ from datetime import date
 
 import pyarrow as pa
 
+from quant_pipeline.chain.slices import record_stored
 from quant_pipeline.chain.workspace import Workspace, price_batch_id
 from quant_pipeline.errors import GateError
 from quant_pipeline.market.closing import Closing, Session, judge_closing
@@ -31,9 +32,12 @@ def seal_until(ws: Workspace, key: str) -> list[Closing]:
     """
     looked_at = judge_until(ws, key)
     if any(c.is_sealable for c in looked_at):
-        with ws.series.writing("sealing") as con:
-            looked_at = _judge(ws, con, key)  # another process may have been faster
-            _store(ws, con, [c for c in looked_at if c.is_sealable])
+        with ws.writing("sealing") as writing:
+            looked_at = _judge(ws, writing.con, key)  # another process may have been faster
+            complete = [c for c in looked_at if c.is_sealable]
+            _store(ws, writing.con, complete)
+            for closing in complete:
+                record_stored(ws, writing, "seals", closing.key)
     return looked_at
 
 

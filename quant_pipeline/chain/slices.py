@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-from quant_pipeline.chain.workspace import Workspace
+from quant_pipeline.chain.workspace import Workspace, Writing
 from quant_pipeline.settings import digest
 from quant_pipeline.stores.meta import Written
-from quant_pipeline.stores.series import Connection, columns_of, digest_rows, query
+from quant_pipeline.stores.series import Connection, columns_of, digest_rows, fetch_row, query
 
 Counted = tuple[int, str]
 
@@ -19,6 +19,13 @@ def stored_digest(ws: Workspace, con: Connection, slice_: Written) -> Counted:
     return (n_rows, found) if n_rows else (0, "")
 
 
+def record_stored(ws: Workspace, writing: Writing, table: str, key: str, task_id: str = "") -> None:
+    """Note a slice that this transaction has written with what is stored of it."""
+    slice_ = Written(0, table, key, task_id, 0, "", 0, "")
+    n_rows, found = stored_digest(ws, writing.con, slice_)
+    writing.record(table, key, n_rows, found, "", task_id)
+
+
 # Slices whose digest is that of their rows: of a task, if there is one, and a window.
 _ROWS = {
     "features_daily": "SELECT * FROM features_daily WHERE ts >= ? AND ts < ? ORDER BY ts, symbol",
@@ -26,7 +33,16 @@ _ROWS = {
     "ORDER BY ts, symbol",
     "predictions": "SELECT symbol, ts, score FROM predictions "
     "WHERE task_id = ? AND ts >= ? AND ts < ? ORDER BY ts, symbol",
+    "predictions_shadow": "SELECT symbol, ts, model_id, score FROM predictions_shadow "
+    "WHERE task_id = ? AND ts >= ? AND ts < ? ORDER BY ts, symbol, model_id",
 }
+# Where the rows of a batch of prices are. They are never changed, and a transaction is stored as a
+# whole or not at all: counts tell whether it is.
+_OF_A_BATCH = {
+    "price_batches": "batch_id", "price_versions": "batch_id", "price_superseded": "by_batch_id",
+    "price_changes": "batch_id", "rows_rejected": "batch_id", "session_versions": "batch_id",
+    "membership_versions": "batch_id", "rename_versions": "batch_id",
+}  # fmt: skip
 
 
 def _rows(ws: Workspace, con: Connection, slice_: Written) -> Counted:
@@ -61,6 +77,20 @@ def _outcomes(ws: Workspace, con: Connection, slice_: Written) -> Counted:
     return _of_dicts(query(con, sql, [slice_.task_id, *window]).to_pylist())
 
 
+def _prices(_: Workspace, con: Connection, slice_: Written) -> Counted:
+    batch_id = int(slice_.partition_key)
+    counts = {
+        table: fetch_row(con, f"SELECT count(*) FROM {table} WHERE {column} = ?", [batch_id])[0]
+        for table, column in _OF_A_BATCH.items()
+    }
+    return sum(counts.values()), digest(counts)
+
+
+def _seal(_: Workspace, con: Connection, slice_: Written) -> Counted:
+    sql = "SELECT * EXCLUDE (sealed_at) FROM seals WHERE partition_key = ?"
+    return _of_dicts(query(con, sql, [slice_.partition_key]).to_pylist())
+
+
 def _of_dicts(rows: list[dict[str, Any]]) -> Counted:
     return len(rows), digest(*rows)
 
@@ -70,4 +100,6 @@ _DIGESTS: dict[str, Callable[[Workspace, Connection, Written], Counted]] = {
     "training_frame": _frame,
     "walkforward_folds": _folds,
     "prediction_outcomes": _outcomes,
+    "price_batches": _prices,
+    "seals": _seal,
 }

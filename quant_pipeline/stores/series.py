@@ -2,6 +2,7 @@
 
 import os
 import re
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -107,7 +108,15 @@ class SeriesStore:
         sync(self.path.parent)
 
 
+_one_at_a_time = threading.Lock()
+
+
 def _connect(path: Path, memory_gib: float, *, read_only: bool) -> Connection:
+    with _one_at_a_time:  # of threads: what one has locked, another cannot set any more
+        return _connect_locked_down(path, memory_gib, read_only=read_only)
+
+
+def _connect_locked_down(path: Path, memory_gib: float, *, read_only: bool) -> Connection:
     # Without a limit DuckDB keeps all that it read, up to 80 % of the machine's memory.
     config = {**CONFIG, "memory_limit": f"{memory_gib}GiB"}
     try:
