@@ -18,6 +18,7 @@ from quant_pipeline.faces.output import emit, parse_day, print_table, progress, 
 from quant_pipeline.faces.prediction_commands import predictions_app
 from quant_pipeline.faces.run_commands import run_app
 from quant_pipeline.faces.trial_commands import trials, tune
+from quant_pipeline.stores.failures import explain_any
 
 app = typer.Typer(
     help="Daily prices in, daily out-of-sample stock scores out. Works in QUANT_HOME (default: "
@@ -60,7 +61,7 @@ def main() -> None:
             say("Stopped. What was finished is kept; the same command goes on from there.")
         raise
     except Exception as error:  # Dagster wraps some errors of ours
-        mine = _own_cause(error)
+        mine = _own_cause(error) or explain_any(error, "this home")
         if mine is None:
             raise
         sys.exit(f"Error: {mine}")

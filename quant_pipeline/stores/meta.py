@@ -12,6 +12,7 @@ from sqlmodel import Session, col, select
 
 from quant_pipeline.errors import NoData, SettingsError
 from quant_pipeline.stores.engines import busy_is_told, open_registry
+from quant_pipeline.stores.failures import failures_are_told
 from quant_pipeline.stores.records import (
     Batch,
     Champion,
@@ -59,18 +60,25 @@ class MetaStore:
     def writing(self) -> Iterator[Session]:
         """One transaction."""
         engine = self._engine("writing")
-        with busy_is_told(), Session(engine, expire_on_commit=False) as session, session.begin():
+        with (
+            failures_are_told("the registry"),
+            busy_is_told(),
+            Session(engine, expire_on_commit=False) as session,
+            session.begin(),
+        ):
             yield session
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
         """A session that only reads."""
-        with Session(self._engine("reading"), expire_on_commit=False) as session:
+        engine = self._engine("reading")
+        with failures_are_told("the registry"), Session(engine, expire_on_commit=False) as session:
             yield session
 
     def _engine(self, kind: Literal["reading", "writing"]) -> Engine:
         if kind not in self._engines:
-            self._engines.update(open_registry(self.path, self.postgres))
+            with failures_are_told("the registry"):
+                self._engines.update(open_registry(self.path, self.postgres))
         return self._engines[kind]
 
     def models(self, task_id: str | None = None) -> list[Model]:

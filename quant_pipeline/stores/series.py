@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from quant_pipeline.errors import NoData, StoreError
 from quant_pipeline.stores import schema
+from quant_pipeline.stores.failures import failures_are_told
 from quant_pipeline.stores.locks import held
 from quant_pipeline.stores.model_files import sync
 
@@ -79,12 +80,13 @@ class SeriesStore:
 
     @contextmanager
     def _connected(self, *, read_only: bool) -> Iterator[Connection]:
-        con = _connect(self.path, self.memory_gib, read_only=read_only)
-        try:
-            _require_version(con, self.path)
-            yield con
-        finally:
-            con.close()
+        with failures_are_told(self.path.name):
+            con = _connect(self.path, self.memory_gib, read_only=read_only)
+            try:
+                _require_version(con, self.path)
+                yield con
+            finally:
+                con.close()
 
     def _create(self) -> None:
         """Make the file under another name first: one killed in its first writes never opens."""
@@ -98,12 +100,13 @@ class SeriesStore:
         new = self.path.with_name(self.path.name + ".new")
         for leftover in (new, new.with_name(new.name + ".wal")):
             leftover.unlink(missing_ok=True)
-        con = _connect(new, self.memory_gib, read_only=False)
-        try:
-            con.execute(schema.TABLES)
-            con.execute("CHECKPOINT")
-        finally:
-            con.close()
+        with failures_are_told(self.path.name):
+            con = _connect(new, self.memory_gib, read_only=False)
+            try:
+                con.execute(schema.TABLES)
+                con.execute("CHECKPOINT")
+            finally:
+                con.close()
         os.replace(new, self.path)
         sync(self.path.parent)
 
@@ -122,6 +125,8 @@ def _connect_locked_down(path: Path, memory_gib: float, *, read_only: bool) -> C
     try:
         con = duckdb.connect(str(path), read_only=read_only, config=config)
     except duckdb.IOException as error:
+        if "lock" not in str(error):
+            raise
         raise StoreError(
             f"{path.name} cannot be opened: {error}. If another program has it open, close it "
             "there; read data/published/*.parquet instead of the database."
