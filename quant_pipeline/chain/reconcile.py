@@ -58,8 +58,9 @@ def reconcile(ws: Workspace, tell: Tell, *, dry_run: bool) -> list[Problem]:
     Safe beside a running pipeline, and a second time it finds only what cannot be repaired.
     """
     looks = {
-        "model files": _files, "models": _models, "leftovers": _leftovers, "slices": _slices,
-        "scores": _scores, "fingerprints": _fingerprints, "published": _published,
+        "registry": _registry, "model files": _files, "models": _models, "leftovers": _leftovers,
+        "slices": _slices, "scores": _scores, "fingerprints": _fingerprints,
+        "published": _published,
     }  # fmt: skip
     found = []
     for i, (name, look) in enumerate(looks.items()):
@@ -83,6 +84,12 @@ def _files(ws: Workspace) -> Iterator[Problem]:
 
             what = f"models/{path.name} does not have the sha256 of its name"
             yield Problem("I2", what, "moved to models/damaged", move)
+
+
+def _registry(ws: Workspace) -> Iterator[Problem]:
+    """Whether the registry's file is whole, and each model's row as it was recorded."""
+    for what in ws.meta.damages():
+        yield Problem("I1", f"the registry: {what}", "restore the registry from a backup")
 
 
 def _models(ws: Workspace) -> Iterator[Problem]:

@@ -8,10 +8,11 @@ from typing import Any
 from sqlalchemy import URL, Engine, event, make_url
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
-from sqlmodel import SQLModel, create_engine
+from sqlmodel import create_engine
 
 from quant_pipeline.errors import SettingsError, StoreBusy, StoreError
 from quant_pipeline.stores.locks import held
+from quant_pipeline.stores.registry_schema import bring_up_to_date
 
 SCHEMA = "quant_registry"  # beside what Dagster keeps in the same database
 WAIT_SECONDS = 60
@@ -35,7 +36,7 @@ def open_registry(path: Path, postgres: str) -> dict[str, Engine]:
         if postgres:
             _create_schema(postgres)
             _mark(path).touch()
-        SQLModel.metadata.create_all(engines["writing"])
+        bring_up_to_date(engines["writing"])
     return engines
 
 

@@ -46,8 +46,9 @@ def explain(error: BaseException, name: str) -> str | None:
         )
     if any(sign in text for sign in DAMAGED):
         return (
-            f"{name} is damaged ({said}). Restore a backup with `quant restore` into an empty "
-            "folder; without one, move the file away and ingest the prices again."
+            f"{name} is damaged ({said}). Restore a backup: `quant restore BACKUP FOLDER`. Without "
+            "one, move the file away and make what it held anew; `quant reconcile` tells what is "
+            "missing then."
         )
     return None
 

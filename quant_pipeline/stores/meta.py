@@ -120,6 +120,7 @@ class MetaStore:
                 return found
             newest = session.exec(select(Model.seq).order_by(col(Model.seq).desc())).first()
             model.seq = (newest or 0) + 1
+            model.row_digest = model.digest()
             session.add(model)
             return model
 
@@ -131,6 +132,24 @@ class MetaStore:
             wanted = wanted.where(Model.task_id == task_id)
         with self.reading() as session:
             return [Trained(*row) for row in session.exec(wanted)]
+
+    def damages(self) -> list[str]:
+        """What of the registry is not as it was written, in words.
+
+        SQLite keeps no checksums: its structure, references and each model's row are looked at.
+        """
+        with self.reading() as session:
+            connection = session.connection()
+            found = []
+            if not self.postgres:
+                rows = connection.exec_driver_sql("PRAGMA integrity_check(5)").all()
+                found += [str(row[0])[:200] for row in rows if row[0] != "ok"]
+                rows = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
+                found += [f"a row of {row[0]} refers to no row of {row[2]}" for row in rows[:5]]
+            changed = [m for m in session.exec(select(Model)) if m.digest() != m.row_digest]
+        return found + [
+            f"the row of model {m.model_id[:12]} is not as it was recorded" for m in changed
+        ]
 
     def mark_pruned(self, model_ids: Sequence[str]) -> None:
         """Note that the files of some models are deleted; a retired one stays retired."""

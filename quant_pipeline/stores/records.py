@@ -1,6 +1,8 @@
 """What the registry's tables hold, and the short forms of their rows."""
 
+import json
 from datetime import UTC, date, datetime
+from hashlib import sha256
 from typing import Any, ClassVar, NamedTuple
 
 from sqlalchemy import JSON, Column, UniqueConstraint
@@ -47,6 +49,13 @@ class Model(SQLModel, table=True):
     seconds: float
     run_id: str
     created_at: datetime
+    row_digest: str = ""
+
+    def digest(self) -> str:
+        """A sha256 over all that is recorded but for what may change: status, environment."""
+        values = self.model_dump(mode="json", exclude={"status", "environment", "row_digest"})
+        values["created_at"] = self.created_at.astimezone(UTC).timestamp()
+        return sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 class Refusal(SQLModel, table=True):

@@ -7,7 +7,9 @@ A good bar on a date that is no session is a version, too, but not one of prices
 in prices_rejected as no_session, until enough of the other symbols came and the date is one.
 """
 
-VERSION = 5
+FIRST_VERSION = 5  # the first layout of a released version: older ones are refused
+MIGRATIONS: tuple[str, ...] = ()  # from FIRST_VERSION on, what makes each the next one
+VERSION = FIRST_VERSION + len(MIGRATIONS)
 NEWEST = 9223372036854775807
 
 TABLES = f"""

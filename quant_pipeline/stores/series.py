@@ -1,10 +1,11 @@
 """SeriesStore: the DuckDB file with prices, features, labels, folds, predictions, outcomes."""
 
+import logging
 import os
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import date
 from hashlib import sha256
@@ -21,6 +22,7 @@ from quant_pipeline.stores.failures import failures_are_told
 from quant_pipeline.stores.locks import held
 from quant_pipeline.stores.model_files import sync
 
+log = logging.getLogger(__name__)
 Connection = duckdb.DuckDBPyConnection
 IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
 
@@ -45,6 +47,7 @@ class SeriesStore:
     def writing(self, what: str) -> Iterator[Connection]:
         """One transaction: everything in the block is stored, or nothing."""
         with self.locked(what), self._connected(read_only=False) as con:
+            _migrate(con, self.path)
             con.execute("BEGIN TRANSACTION")
             try:
                 yield con
@@ -61,7 +64,13 @@ class SeriesStore:
         """A read-only connection; waits for a writer."""
         if not self.path.exists():
             raise NoData("Nothing has been ingested yet. Run `quant ingest PATH`, or `quant demo`.")
-        with self.locked(what, shared=True), self._connected(read_only=True) as con:
+        with ExitStack() as stack:
+            con = self._open_to_read(stack, what)
+            if layout_of(con) < schema.VERSION:
+                stack.close()
+                with self.writing("bringing the tables up to date"):
+                    pass
+                con = self._open_to_read(stack, what)
             yield con
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> pa.Table:
@@ -78,12 +87,16 @@ class SeriesStore:
                 self._create()
             yield
 
+    def _open_to_read(self, stack: ExitStack, what: str) -> Connection:
+        stack.enter_context(self.locked(what, shared=True))
+        return stack.enter_context(self._connected(read_only=True))
+
     @contextmanager
     def _connected(self, *, read_only: bool) -> Iterator[Connection]:
         with failures_are_told(self.path.name):
             con = _connect(self.path, self.memory_gib, read_only=read_only)
             try:
-                _require_version(con, self.path)
+                _require_known(con, self.path)
                 yield con
             finally:
                 con.close()
@@ -140,17 +153,40 @@ def _connect_locked_down(path: Path, memory_gib: float, *, read_only: bool) -> C
     return con
 
 
-def _require_version(con: Connection, path: Path) -> None:
+def layout_of(con: Connection) -> int:
+    """The layout of the tables, a number of `schema.VERSION`'s history."""
     try:
         ((version,),) = con.execute("SELECT version FROM store_version").fetchall()
     except duckdb.CatalogException:
-        version = 1
-    if version != schema.VERSION:
+        return 1
+    return int(version)
+
+
+def _require_known(con: Connection, path: Path) -> None:
+    version = layout_of(con)
+    if not schema.FIRST_VERSION <= version <= schema.VERSION:
         raise StoreError(
             f"{path.name} has tables of layout {version}, but this version of quant_pipeline works "
-            f"with layout {schema.VERSION}. Move data/ and models/ away and ingest your prices "
-            "again, or use the version that made them."
+            f"with layouts {schema.FIRST_VERSION} to {schema.VERSION}. Move data/ and models/ away "
+            "and ingest your prices again, or use the version that made them."
         )
+
+
+def _migrate(con: Connection, path: Path) -> None:
+    """Bring tables of an older layout up to date: all steps in one transaction, or none."""
+    version = layout_of(con)
+    if version == schema.VERSION:
+        return
+    con.execute("BEGIN TRANSACTION")
+    try:
+        for step in schema.MIGRATIONS[version - schema.FIRST_VERSION :]:
+            con.execute(step)
+        con.execute("UPDATE store_version SET version = ?", [schema.VERSION])
+    except BaseException:
+        con.execute("ROLLBACK")
+        raise
+    con.execute("COMMIT")
+    log.info("%s was brought from layout %d to %d.", path.name, version, schema.VERSION)
 
 
 def query(con: Connection, sql: str, parameters: Sequence[Any] = ()) -> pa.Table:

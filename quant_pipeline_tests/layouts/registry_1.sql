@@ -1,0 +1,20 @@
+-- The registry's first layout, as the first version with it made it.
+CREATE TABLE models (model_id VARCHAR NOT NULL, seq INTEGER NOT NULL, task_id VARCHAR NOT NULL, partition_key VARCHAR NOT NULL, asof DATE NOT NULL, status VARCHAR NOT NULL, parameters JSON NOT NULL, metrics JSON NOT NULL, fold_metrics JSON NOT NULL, test_series JSON NOT NULL, importance JSON NOT NULL, features JSON NOT NULL, feature_type VARCHAR NOT NULL, feature_set_id VARCHAR NOT NULL, n_rows INTEGER NOT NULL, n_sessions INTEGER NOT NULL, n_symbols INTEGER NOT NULL, first_ts DATE NOT NULL, last_ts DATE NOT NULL, rounds INTEGER NOT NULL, price_batch_id INTEGER NOT NULL, data_fingerprint VARCHAR NOT NULL, recipe VARCHAR NOT NULL, chosen_asof DATE NOT NULL, settings JSON NOT NULL, environment JSON NOT NULL, code_version VARCHAR NOT NULL, file_bytes INTEGER NOT NULL, seconds FLOAT NOT NULL, run_id VARCHAR NOT NULL, created_at DATETIME NOT NULL, PRIMARY KEY (model_id));
+CREATE UNIQUE INDEX ix_models_seq ON models (seq);
+CREATE INDEX ix_models_task_id ON models (task_id);
+CREATE INDEX ix_models_asof ON models (asof);
+CREATE TABLE refusals (id INTEGER NOT NULL, task_id VARCHAR NOT NULL, partition_key VARCHAR NOT NULL, asof DATE NOT NULL, reason VARCHAR NOT NULL, inputs VARCHAR NOT NULL, run_id VARCHAR NOT NULL, created_at DATETIME NOT NULL, PRIMARY KEY (id));
+CREATE INDEX ix_refusals_task_id ON refusals (task_id);
+CREATE TABLE trials (recipe VARCHAR NOT NULL, task_id VARCHAR NOT NULL, chosen_asof DATE NOT NULL, chosen_by VARCHAR NOT NULL, asof DATE NOT NULL, settings JSON NOT NULL, series JSON, tried_at DATETIME NOT NULL, PRIMARY KEY (recipe));
+CREATE INDEX ix_trials_task_id ON trials (task_id);
+CREATE TABLE batches (id INTEGER NOT NULL, table_name VARCHAR NOT NULL, partition_key VARCHAR NOT NULL, task_id VARCHAR NOT NULL, n_rows INTEGER NOT NULL, digest VARCHAR NOT NULL, price_batch_id INTEGER NOT NULL, spec_id VARCHAR NOT NULL, status VARCHAR NOT NULL, run_id VARCHAR NOT NULL, written_at DATETIME NOT NULL, PRIMARY KEY (id), UNIQUE (id));
+CREATE INDEX ix_batches_partition_key ON batches (partition_key);
+CREATE INDEX ix_batches_table_name ON batches (table_name);
+CREATE TABLE check_results (id INTEGER NOT NULL, asset VARCHAR NOT NULL, name VARCHAR NOT NULL, partition_key VARCHAR NOT NULL, task_id VARCHAR NOT NULL, passed BOOLEAN NOT NULL, severity VARCHAR NOT NULL, numbers JSON NOT NULL, words VARCHAR NOT NULL, run_id VARCHAR NOT NULL, checked_at DATETIME NOT NULL, PRIMARY KEY (id));
+CREATE INDEX ix_check_results_asset ON check_results (asset);
+CREATE INDEX ix_check_results_partition_key ON check_results (partition_key);
+CREATE TABLE daily_runs (id INTEGER NOT NULL, state VARCHAR NOT NULL, expected DATE NOT NULL, newest_session DATE, words VARCHAR NOT NULL, run_id VARCHAR NOT NULL, ran_at DATETIME NOT NULL, PRIMARY KEY (id));
+CREATE TABLE home_facts (name VARCHAR NOT NULL, value VARCHAR NOT NULL, PRIMARY KEY (name));
+CREATE TABLE champions (task_id VARCHAR NOT NULL, partition_key VARCHAR NOT NULL, from_ts DATE NOT NULL, model_id VARCHAR NOT NULL, why VARCHAR NOT NULL, decided_at DATETIME NOT NULL, PRIMARY KEY (task_id, partition_key, from_ts), FOREIGN KEY(model_id) REFERENCES models (model_id));
+CREATE TABLE orders (id INTEGER NOT NULL, task_id VARCHAR NOT NULL, action VARCHAR NOT NULL, model_id VARCHAR, reason VARCHAR NOT NULL, from_ts DATE NOT NULL, ordered_at DATETIME NOT NULL, PRIMARY KEY (id), FOREIGN KEY(model_id) REFERENCES models (model_id));
+CREATE INDEX ix_orders_task_id ON orders (task_id);
