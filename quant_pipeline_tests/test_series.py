@@ -185,7 +185,7 @@ def test_a_file_that_is_no_database_is_named(store: SeriesStore) -> None:
     store.path.parent.mkdir()
     store.path.write_bytes(b"no database" * 1000)
     for use in (store.writing, store.reading):
-        with pytest.raises(StoreError, match=r"quant\.duckdb cannot be opened"):
+        with pytest.raises(StoreError, match=r"quant\.duckdb is damaged .*not a valid"):
             use("one").__enter__()
 
 
