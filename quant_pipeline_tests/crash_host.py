@@ -23,7 +23,10 @@ from quant_pipeline.chain.champions import promote
 from quant_pipeline.chain.prices import publish_prices
 from quant_pipeline.chain.reconcile import reconcile
 from quant_pipeline.faces.cli import init as run_init
+from quant_pipeline.settings import digest
 from quant_pipeline.stores.compaction import compact
+from quant_pipeline.stores.series import digest_rows
+from quant_pipeline_tests.crashing import essence
 from quant_pipeline_tests.homes import SmallHome
 
 KEY = "2016-07"
@@ -54,7 +57,22 @@ def recorded(made: SmallHome) -> None:
         runner.materialize(["features_daily"], KEY, KEY)
 
 
-ACTIONS: dict[str, Callable[[SmallHome], None]] = {
+def probe(made: SmallHome) -> dict[str, Any]:
+    """Everything that is stored, read, and whether it agrees; nothing is repaired."""
+    problems = reconcile(made.workspace, lambda *_: None, dry_run=True)
+    return {"stored": digest(essence(made)), "problems": sorted(p.invariant for p in problems)}
+
+
+def read_published(made: SmallHome) -> dict[str, str]:
+    """What readers read, digested by table."""
+    published = made.workspace.published
+    tables = sorted(p.name for p in published.folder.iterdir())
+    return {table: digest_rows(published.read(table)) for table in tables}
+
+
+ACTIONS: dict[str, Callable[[SmallHome], Any]] = {
+    "probe": probe,
+    "read_published": read_published,
     "init": init,
     "ingest": ingest,
     **{name: asset(name) for name in (
@@ -70,12 +88,12 @@ ACTIONS: dict[str, Callable[[SmallHome], None]] = {
 
 
 def do(action: str, root: str, at: int, how: str, library: ctypes.CDLL) -> dict[str, Any]:
-    """One action in a fork: its exit code, negative for a signal, its error, its writes."""
+    """One action in a fork: exit code, negative for a signal, its answer or error, its writes."""
     with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as listed:
         code = _in_a_fork(action, root, at, how, library, said, listed.fileno())
         said.seek(0)
         listed.seek(0)
-        return {"code": code, "error": said.read(), "calls": listed.read().splitlines()}
+        return {"code": code, "said": said.read(), "calls": listed.read().splitlines()}
 
 
 def _in_a_fork(
@@ -85,9 +103,12 @@ def _in_a_fork(
     if not child:
         code = 1
         try:
+            signal.alarm(300)  # or else what hangs would hang the tests
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             library.crash_arm(str(Path(root).parent).encode(), at, how.encode(), listed)
-            ACTIONS[action](SmallHome(Path(root)))
+            found = ACTIONS[action](SmallHome(Path(root)))
+            said.write(json.dumps(found, default=str))
+            said.flush()
             code = 0
         except BaseException:
             said.write(traceback.format_exc())
@@ -99,7 +120,7 @@ def _in_a_fork(
 
 def main() -> None:
     """Answer one request a line."""
-    library = ctypes.CDLL(sys.argv[1])
+    library = ctypes.CDLL(sys.argv[1] if len(sys.argv) > 1 else None)
     library.crash_arm.argtypes = [
         ctypes.c_char_p, ctypes.c_long, ctypes.c_char_p, ctypes.c_int,
     ]  # fmt: skip

@@ -8,7 +8,12 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from quant_pipeline.errors import StoreError
 from quant_pipeline.stores.model_files import write_durably
+
+CHECKED = ds.ParquetFileFormat(
+    default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+)
 
 
 @dataclass(frozen=True)
@@ -20,7 +25,7 @@ class Published:
     def write(self, table: str, partition: str, rows: pa.Table) -> None:
         """Replace one partition of a published table."""
         buffer = io.BytesIO()
-        pq.write_table(rows, buffer, compression="zstd")
+        pq.write_table(rows, buffer, compression="zstd", write_page_checksum=True)
         self.write_bytes(table, partition, buffer.getvalue())
 
     def write_bytes(self, table: str, partition: str, raw: bytes) -> None:
@@ -34,11 +39,19 @@ class Published:
     ) -> pa.Table | None:
         """Rows of a published table, None if nothing of it is published yet.
 
-        A column that only some partitions have is null in the others.
+        A column that only some partitions have is null in the others. Raises StoreError for a
+        damaged file.
         """
         files = sorted((self.folder / table).glob("[!.]*.parquet"))
         if not files:
             return None
-        schemas = [pq.read_schema(file) for file in files]
-        schema = pa.unify_schemas(schemas, promote_options="permissive")
-        return ds.dataset(files, schema, format="parquet").to_table(filter=where, columns=columns)
+        try:
+            schemas = [pq.read_schema(file) for file in files]
+            schema = pa.unify_schemas(schemas, promote_options="permissive")
+            data = ds.dataset(files, schema, format=CHECKED)
+            return data.to_table(filter=where, columns=columns)
+        except (pa.ArrowException, OSError) as error:
+            raise StoreError(
+                f"data/published/{table} is damaged ({str(error).splitlines()[0][:200]}). "
+                "`quant reconcile` makes it anew from the tables."
+            ) from error
