@@ -1,4 +1,4 @@
-"""`quant reconcile`, `backup`, `restore`: the home looked after."""
+"""`quant doctor`, `reconcile`, `backup`, `restore`, `upgrade`: the home looked after."""
 
 from pathlib import Path
 from typing import Annotated
@@ -80,3 +80,60 @@ def restore(
     with progress() as tell:
         ws = run(backup.resolve(), root, tell)
     typer.echo(f"Restored to {ws.home.root}. Next: `quant status` there.")
+
+
+SIGNS = {"ok": "ok", "look": "LOOK", "bad": "BAD"}
+
+
+def doctor(as_json: Json = False) -> None:
+    """Look whether home and machine are fit: versions, access, room, locks, and what is stored.
+
+    Changes nothing. Exit code 1 if something has to be mended.
+
+    Example: quant doctor
+    """
+    from quant_pipeline.chain.doctor import Finding, examine
+    from quant_pipeline.defs.instance import open_instance
+    from quant_pipeline.defs.upgrade import outdated
+
+    ws = open_workspace()
+    with progress() as tell:
+        found = examine(ws, tell)
+    with open_instance(ws.home) as instance:
+        old = outdated(instance)
+    words = f"The storage of {', '.join(old)} is of an older dagster: run `quant upgrade`."
+    fine = "Its storage is that of the installed version."
+    found.append(Finding("dagster", "bad" if old else "ok", words if old else fine))
+
+    def show() -> None:
+        for finding in found:
+            typer.echo(f"{SIGNS[finding.state]:<5}{finding.what:<11}{finding.words}")
+
+    emit([vars(finding) for finding in found], as_json, show)
+    if any(finding.state == "bad" for finding in found):
+        raise typer.Exit(1)
+
+
+def upgrade() -> None:
+    """Bring the home of an older version up to date: registry, tables, Dagster's storage.
+
+    Stop `quant ui` before. Dagster's storage is copied first; the others change as a whole or not
+    at all.
+
+    Example: quant upgrade
+    """
+    from quant_pipeline.defs.instance import open_instance
+    from quant_pipeline.defs.upgrade import upgrade as run
+
+    ws = open_workspace()
+    ws.meta.trained()
+    if ws.home.database.exists():
+        ws.series.query("SELECT 1")
+    with open_instance(ws.home) as instance:
+        kept = run(instance, ws.home)
+    typer.echo("Registry and tables are up to date.")
+    typer.echo(
+        f"Dagster's storage was brought up to date; as it was before: {kept}"
+        if kept
+        else "Dagster's storage is up to date."
+    )

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from quant_pipeline.errors import QuantError, SettingsError
-from quant_pipeline.faces.care import backup, reconcile, restore
+from quant_pipeline.faces.care import backup, doctor, reconcile, restore, upgrade
 from quant_pipeline.faces.champion_commands import models_app
 from quant_pipeline.faces.feature_commands import features_app
 from quant_pipeline.faces.model_commands import MODEL_COLUMNS, model_row
@@ -34,9 +34,11 @@ app.add_typer(predictions_app, name="predictions")
 app.add_typer(run_app, name="run")
 app.command()(tune)
 app.command()(trials)
+app.command()(doctor)
 app.command()(reconcile)
 app.command()(backup)
 app.command()(restore)
+app.command()(upgrade)
 prices_app = typer.Typer(
     help="Stored prices and their versions.", no_args_is_help=True, rich_markup_mode=None
 )

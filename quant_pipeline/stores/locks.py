@@ -56,14 +56,14 @@ def _acquire(handle: int, path: Path, wait_seconds: float, kind: int, advice: st
         except BlockingIOError:
             if time.monotonic() >= deadline:
                 raise StoreBusy(
-                    f"{path.name.removesuffix('.lock')} is in use by {_describe(path)}. Waited "
+                    f"{path.name.removesuffix('.lock')} is in use by {holder_of(path)}. Waited "
                     f"{wait_seconds:g} s; {advice}."
                 ) from None
             if time.monotonic() >= tell_at:
                 tell_at += TOLD_EVERY
                 log.info(
                     "Waiting for %s, in use by %s: %.0f of at most %g s.",
-                    path.name.removesuffix(".lock"), _describe(path), time.monotonic() - began,
+                    path.name.removesuffix(".lock"), holder_of(path), time.monotonic() - began,
                     wait_seconds,
                 )  # fmt: skip
             time.sleep(random.uniform(0.01, 0.1))
@@ -73,7 +73,8 @@ def _holder(what: str) -> dict[str, str | int]:
     return {"pid": os.getpid(), "what": what, "since": datetime.now().strftime("%H:%M:%S")}
 
 
-def _describe(path: Path) -> str:
+def holder_of(path: Path) -> str:
+    """Who holds a lock file, as far as it says so."""
     try:
         holder = json.loads(path.read_text())
         return f"process {holder['pid']} ({holder['what']}, since {holder['since']})"
