@@ -1,7 +1,7 @@
 /* Preloaded into a process, it counts calls that change files below a folder, and at one of them
    kills the process: before it, after it, or half through what it writes. Or, told "full", it lets
    that write and all later ones find no room; told "fails", it lets one sync fail, that one or the
-   next. What it was called for it lists on a file. */
+   next. What it was called for it lists on a file. It can also set the clock. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -16,6 +16,7 @@
 #include <sys/syscall.h>
 #include <sys/types.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 static atomic_long calls;
@@ -166,3 +167,15 @@ int rename(const char *from, const char *to) {
 GONE(unlink)
 GONE(remove)
 GONE(rmdir)
+
+static atomic_long shift;
+
+/* From now on the clock is so many seconds ahead. */
+void crash_shift(long seconds) { atomic_store(&shift, seconds); }
+
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    REAL(int, "clock_gettime", clockid_t, struct timespec *);
+    int done = real(clock, now);
+    if (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE) now->tv_sec += atomic_load(&shift);
+    return done;
+}

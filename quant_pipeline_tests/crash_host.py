@@ -10,8 +10,11 @@ import os
 import signal
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import IO, Any
@@ -20,11 +23,13 @@ import pandas as pd
 
 from quant_pipeline.chain.backup import back_up
 from quant_pipeline.chain.champions import promote
+from quant_pipeline.chain.learn import train_tasks
 from quant_pipeline.chain.prices import publish_prices
 from quant_pipeline.chain.reconcile import reconcile
 from quant_pipeline.faces.cli import init as run_init
 from quant_pipeline.settings import digest
 from quant_pipeline.stores.compaction import compact
+from quant_pipeline.stores.meta import Batch, Model, utc_now
 from quant_pipeline.stores.series import digest_rows
 from quant_pipeline_tests.crashing import essence
 from quant_pipeline_tests.homes import SmallHome
@@ -87,35 +92,125 @@ ACTIONS: dict[str, Callable[[SmallHome], Any]] = {
 }  # fmt: skip
 
 
-def do(action: str, root: str, at: int, how: str, library: ctypes.CDLL) -> dict[str, Any]:
-    """One action in a fork: exit code, negative for a signal, its answer or error, its writes."""
-    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as listed:
-        code = _in_a_fork(action, root, at, how, library, said, listed.fileno())
-        said.seek(0)
-        listed.seek(0)
-        return {"code": code, "said": said.read(), "calls": listed.read().splitlines()}
+def train(made: SmallHome, _: int) -> str:
+    """The model of one as-of."""
+    ws = made.workspace
+    model = train_tasks(ws, KEY, ws.tasks(["up_5d"]))["up_5d"]
+    assert isinstance(model, Model)
+    return model.model_id
 
 
-def _in_a_fork(
-    action: str, root: str, at: int, how: str, library: ctypes.CDLL, said: IO[str], listed: int
-) -> int:
+def write_part(made: SmallHome, number: int) -> str:
+    """A partition of its own of two assets."""
+    key = f"2016-{number % 6 + 1:02}"
+    made.run(["labels" if number < 6 else "features_daily"], key)
+    return key
+
+
+def add_batches(made: SmallHome, number: int) -> int:
+    """Rows of the registry, as fast as they go, for QUANT_CROWD_SECONDS."""
+    meta, n = made.workspace.meta, 0
+    end = time.monotonic() + float(os.environ.get("QUANT_CROWD_SECONDS", "3"))
+    while time.monotonic() < end:
+        batch = Batch(
+            table_name="crowd", partition_key=f"{n}", task_id=f"{number}", n_rows=1, digest="",
+            price_batch_id=0, spec_id="", status="pending", run_id="", written_at=utc_now(),
+        )  # fmt: skip
+        meta.commit_batches(meta.begin_batches([batch]))
+        n += 1
+    return n
+
+
+def read_beside_a_writer(made: SmallHome, number: int) -> list[float]:
+    """The first writes until the others have read what a page shows; seconds of each reading."""
+    ws, done = made.workspace, made.root / "done"
+    done.mkdir(exist_ok=True)
+    if number == 0:
+        with ws.series.writing("a long write") as con:
+            con.execute("CREATE TABLE ballast AS FROM range(3000000)")
+            (done / "writing").touch()
+            while len(list(done.iterdir())) < 8:
+                con.execute("SELECT count(*) FROM ballast").fetchall()
+        return []
+    while not (done / "writing").exists():
+        time.sleep(0.01)  # between two looks at another process
+    seconds = []
+    for _ in range(20):
+        began = time.monotonic()
+        for table in sorted(p.name for p in ws.published.folder.iterdir()):
+            ws.published.read(table)
+        ws.meta.trained()
+        ws.meta.champions()
+        seconds.append(time.monotonic() - began)
+    (done / f"{number}").touch()
+    return seconds
+
+
+CROWDS: dict[str, Callable[[SmallHome, int], Any]] = {
+    "train": train, "write_part": write_part, "add_batches": add_batches,
+    "read_beside_a_writer": read_beside_a_writer,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Request:
+    """One action, disturbed at its at-th write; by `crowd` processes at once, in some time zone."""
+
+    action: str
+    root: str
+    at: int = 0
+    how: str = "before"
+    crowd: int = 1
+    zone: str = "UTC"
+    shift: int = 0
+
+
+def do(request: Request, library: ctypes.CDLL) -> list[dict[str, Any]]:
+    """Of each fork its exit code, negative for a signal, its answer or error, its writes."""
+    with ExitStack() as stack:
+        files = [
+            [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(2)]
+            for _ in range(request.crowd)
+        ]
+        children = [
+            _fork(request, i, library, said, listed.fileno())
+            for i, (said, listed) in enumerate(files)
+        ]
+        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        for file in (file for pair in files for file in pair):
+            file.seek(0)
+        return [
+            {"code": code, "said": said.read(), "calls": listed.read().splitlines()}
+            for code, (said, listed) in zip(codes, files, strict=True)
+        ]
+
+
+def _fork(request: Request, number: int, library: ctypes.CDLL, said: IO[str], listed: int) -> int:
     child = os.fork()
-    if not child:
-        code = 1
-        try:
-            signal.alarm(300)  # or else what hangs would hang the tests
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            library.crash_arm(str(Path(root).parent).encode(), at, how.encode(), listed)
-            found = ACTIONS[action](SmallHome(Path(root)))
-            said.write(json.dumps(found, default=str))
-            said.flush()
-            code = 0
-        except BaseException:
-            said.write(traceback.format_exc())
-            said.flush()
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if child:
+        return child
+    code = 1
+    try:
+        signal.alarm(300)  # or else what hangs would hang the tests
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.environ["TZ"] = request.zone
+        time.tzset()
+        library.crash_shift(request.shift)
+        folder = str(Path(request.root).parent).encode()
+        library.crash_arm(folder, request.at, request.how.encode(), listed)
+        made = SmallHome(Path(request.root))
+        if request.action in CROWDS:
+            found = CROWDS[request.action](made, number)
+        else:
+            found = ACTIONS[request.action](made)
+        said.write(json.dumps(found, default=str))
+        said.flush()
+        code = 0
+    except BaseException:
+        said.write(traceback.format_exc())
+        said.flush()
+    finally:
+        os._exit(code)
 
 
 def main() -> None:
@@ -126,7 +221,7 @@ def main() -> None:
     ]  # fmt: skip
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for line in sys.stdin:
-        print(json.dumps(do(**json.loads(line), library=library)), flush=True)
+        print(json.dumps(do(Request(**json.loads(line)), library)), flush=True)
 
 
 if __name__ == "__main__":

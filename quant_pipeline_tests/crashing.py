@@ -35,13 +35,17 @@ class Host:
 
     def do(self, action: str, made: SmallHome, at: int = 0, how: str = "before") -> dict[str, Any]:
         """Do something; at its at-th call it is killed, or calls begin to fail."""
+        (answer,) = self.ask(action=action, root=str(made.root), at=at, how=how)
+        return answer
+
+    def ask(self, **request: Any) -> list[dict[str, Any]]:
+        """What came of a request, of each process that it started."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        asked = {"action": action, "root": str(made.root), "at": at, "how": how}
-        self.process.stdin.write(json.dumps(asked) + "\n")
+        self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
-        answer: dict[str, Any] = json.loads(self.process.stdout.readline())
-        return answer
+        answers: list[dict[str, Any]] = json.loads(self.process.stdout.readline())
+        return answers
 
     def end(self) -> None:
         self.process.kill()
