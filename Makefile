@@ -29,8 +29,10 @@ test-long: setup  ## run the tests that take minutes each: day by day in all cad
 	.venv/bin/python -m pytest -m long
 
 EVERY ?= 1
-test-crash: setup  ## kill what writes at every single write (hours; EVERY=5: each fifth place)
-	QUANT_CRASH_EVERY=$(EVERY) .venv/bin/python -m pytest -n 2 quant_pipeline_tests/test_crash.py
+test-crash: setup  ## kill, fill, cut and flip at every single write (hours; EVERY=5: half an hour)
+	QUANT_CRASH_EVERY=$(EVERY) QUANT_CROWD_SECONDS=30 .venv/bin/python -m pytest -n 2 -s \
+		quant_pipeline_tests/test_crash.py quant_pipeline_tests/test_damage.py \
+		quant_pipeline_tests/test_crowd.py
 
 lint: setup  ## check style, types and layers
 	.venv/bin/ruff check

@@ -2,13 +2,21 @@
 
 from collections.abc import Sequence
 from datetime import date
-from math import comb
+from math import comb, inf
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 MAX_COMBINATIONS = 252
+MOST_INT, MOST, LONGEST = 2**31 - 1, 1e15, 1000  # of a number, of a text
 IDENTIFIER = r"^[A-Za-z][A-Za-z0-9_]{0,62}$"
 
 
@@ -17,12 +25,27 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_plausible(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse what nobody means: true for a number, numbers and texts without measure."""
+        wanted = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and wanted in (int, float):
+            raise ValueError("a number is needed")
+        if isinstance(value, int | float) and (
+            (MOST_INT if wanted is int else MOST) < abs(value) < inf
+        ):
+            raise ValueError("no such number can be meant")
+        if isinstance(value, str) and (len(value) > LONGEST or not value.isprintable()):
+            raise ValueError(f"a text of at most {LONGEST} characters in one line is needed")
+        return value
+
 
 class GridSettings(Section):
     """The one grid of as-of partitions."""
 
     cadence: Literal["monthly", "weekly", "daily"] = "monthly"
-    start: date = date(2010, 1, 1)
+    start: date = Field(default=date(2010, 1, 1), ge=date(1900, 1, 1), le=date(2100, 1, 1))
     timezone: str = "Asia/Manila"
 
     @field_validator("timezone")

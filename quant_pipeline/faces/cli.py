@@ -14,7 +14,15 @@ from quant_pipeline.faces.champion_commands import models_app
 from quant_pipeline.faces.feature_commands import features_app
 from quant_pipeline.faces.model_commands import MODEL_COLUMNS, model_row
 from quant_pipeline.faces.options import Day, Json, TaskId, chosen, open_workspace
-from quant_pipeline.faces.output import emit, parse_day, print_table, progress, say
+from quant_pipeline.faces.output import (
+    emit,
+    parse_day,
+    print_table,
+    printable,
+    progress,
+    say,
+    strange_word,
+)
 from quant_pipeline.faces.prediction_commands import predictions_app
 from quant_pipeline.faces.run_commands import run_app
 from quant_pipeline.faces.trial_commands import trials, tune
@@ -54,19 +62,25 @@ def main() -> None:
     logger = logging.getLogger("quant_pipeline")
     logger.addHandler(waiting)
     logger.setLevel(logging.INFO)
+    for word in sys.argv[1:]:
+        if problem := strange_word(word):
+            say(f"Error: {problem}")
+            sys.exit(2)
     try:
         app()
     except QuantError as error:
-        sys.exit(f"Error: {error}")
+        sys.exit(f"Error: {printable(str(error))}")
     except SystemExit as end:
         if end.code == CTRL_C:
             say("Stopped. What was finished is kept; the same command goes on from there.")
         raise
     except Exception as error:  # Dagster wraps some errors of ours
         mine = _own_cause(error) or explain_any(error, "this home")
+        if mine is None and isinstance(error, OSError) and error.filename:
+            mine = f"{str(error.filename)[:200]}: {error.strerror}."
         if mine is None:
             raise
-        sys.exit(f"Error: {mine}")
+        sys.exit(f"Error: {printable(str(mine))}")
 
 
 def _own_cause(error: BaseException) -> QuantError | None:

@@ -1,5 +1,6 @@
 """`quant models`: what was trained, and everything that is recorded of it."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -100,3 +101,36 @@ def explain(
         "fold_gain": "gain in folds", "fold_gain_std": "± s.d.",
     }  # fmt: skip
     emit(rows, as_json, lambda: print_table(rows[:top], columns))
+
+
+@models_app.command("export")
+def export(
+    model_id: Annotated[str, typer.Argument(help="An id or a unique beginning of one.")],
+    folder: Annotated[Path, typer.Argument(help="Where to; it is made if it is not there.")],
+) -> None:
+    """Write a model for another home: its file, and its row of the registry as JSON beside it.
+
+    Example: quant models export 3f9a ~/models-for-ada
+    """
+    from quant_pipeline.chain.exchange import export_model
+
+    ws = open_workspace()
+    typer.echo(f"Wrote {export_model(ws, ws.meta.model(model_id), folder)} and its .json.")
+
+
+@models_app.command("import")
+def import_(
+    path: Annotated[Path, typer.Argument(help="A .joblib file with its .json beside it.")],
+) -> None:
+    """Take in a model of another home, to look at and to score aside; it never serves.
+
+    Its file is opened in a process of its own, with limits, before this home keeps it.
+
+    Example: quant models import models-for-ada/3f9a.joblib
+    """
+    from quant_pipeline.chain.exchange import import_model
+
+    model = import_model(open_workspace(), path)
+    short = model.model_id[:12]
+    typer.echo(f"Model {short} of {model.task_id} as of {model.asof}: {model.status}.")
+    typer.echo(f"Next: `quant models explain {short}`, `quant score --model {short}`.")

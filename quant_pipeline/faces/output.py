@@ -11,6 +11,7 @@ from typing import Any
 import typer
 
 Row = Mapping[str, Any]
+LONGEST_WORD = 4096
 
 
 def emit(data: Any, as_json: bool, show: Callable[[], None]) -> None:
@@ -67,6 +68,24 @@ def count(n: int, word: str) -> str:
 def say(text: str = "") -> None:
     """Tell a person how things go, apart from results."""
     typer.echo(text, err=True)
+
+
+def printable(text: str) -> str:
+    """A message whose control characters, which could change a terminal, are written as codes."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+
+def strange_word(word: str) -> str:
+    """What is wrong with a word of a command whatever it stands for, or nothing."""
+    if not word:
+        return "A word of the command is empty. Is a variable of the shell not set?"
+    if len(word) > LONGEST_WORD:
+        return f"A word of the command has {len(word)} characters: {printable(word[:40])}…"
+    try:
+        _ = word.encode()
+    except UnicodeEncodeError:
+        return f"A word of the command is not UTF-8: {word!a}."
+    return "A word of the command has a NUL character." if "\0" in word else ""
 
 
 @contextmanager

@@ -43,6 +43,7 @@ REASONS = (
     "non_positive_price",
     "null_volume",
     "negative_volume",
+    "out_of_bounds",
     "high_below_low",
     "open_close_outside_range",
     "bad_adj_close",
@@ -52,6 +53,8 @@ REASONS = (
 )
 
 ROUNDING = 1e-6
+LEAST_PRICE, MOST_PRICE, MOST_VOLUME = 1e-15, 1e18, 1e18
+"""Beyond these no return of two prices and no value traded is sure to be a finite float32."""
 _ABSENT = pa.array(["", "null", "nan", "na", "n/a", "#n/a", "none", "-"], pa.large_string())
 _NO_DAY = np.iinfo(np.int64).min
 
@@ -96,6 +99,7 @@ def validate_rows(
     - null_price: open, high, low or close missing or not a number
     - non_finite_price, non_positive_price: one of them infinite; zero or less
     - null_volume: missing, not a number or infinite; negative_volume: below zero
+    - out_of_bounds: a price outside LEAST_PRICE to MOST_PRICE, a volume above MOST_VOLUME
     - high_below_low; open_close_outside_range: beyond a relative 1e-6, which rounding explains
     - bad_adj_close: there, but not a positive finite number
     - conflicting_duplicate: the same symbol and ts with other values. None of them is kept, or
@@ -164,12 +168,15 @@ def _judge_values(
     _flag(reason, "non_positive_price", np.logical_or.reduce([v <= 0 for v in quotes]))
     _flag(reason, "null_volume", ~np.isfinite(volume))
     _flag(reason, "negative_volume", volume < 0)
+    is_beyond = [(v < LEAST_PRICE) | (v > MOST_PRICE) for v in quotes]
+    _flag(reason, "out_of_bounds", np.logical_or.reduce([*is_beyond, volume > MOST_VOLUME]))
     _flag(reason, "high_below_low", high < low)
     is_outside = (high < np.maximum(open_, close) * (1 - ROUNDING)) | (
         low > np.minimum(open_, close) * (1 + ROUNDING)
     )
     _flag(reason, "open_close_outside_range", is_outside)
-    _flag(reason, "bad_adj_close", ~is_adj_absent & ~(np.isfinite(adj_close) & (adj_close > 0)))
+    is_adj_good = (adj_close >= LEAST_PRICE) & (adj_close <= MOST_PRICE)
+    _flag(reason, "bad_adj_close", ~is_adj_absent & ~is_adj_good)
 
 
 def _judge_duplicates(

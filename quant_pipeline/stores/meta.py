@@ -28,6 +28,7 @@ from quant_pipeline.stores.records import (
     utc_now,
 )
 
+ID_LENGTH = 64
 __all__ = [
     "Batch",
     "Champion",
@@ -92,8 +93,9 @@ class MetaStore:
     def model(self, prefix: str) -> Model:
         """The one model whose id starts with a prefix."""
         with self.reading() as session:
-            wanted = select(Model).where(col(Model.model_id).startswith(prefix, autoescape=True))
-            found = list(session.exec(wanted))
+            whole = prefix[:ID_LENGTH]  # SQLite takes no longer pattern than some thousands
+            wanted = select(Model).where(col(Model.model_id).startswith(whole, autoescape=True))
+            found = list(session.exec(wanted)) if whole == prefix else []
         if len(found) == 1:
             return found[0]
         if not found:
