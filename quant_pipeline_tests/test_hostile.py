@@ -172,6 +172,22 @@ def test_a_symbol_that_is_none_is_a_counted_rejection(home: Callable[..., SmallH
     assert made.rows("SELECT count(*) FROM rows_rejected") == [(3,)]
 
 
+@pytest.mark.parametrize("name", [
+    'x"; DROP TABLE bars; --', "../../x", "=cmd|' /C calc'!A0", "a\nb", "",
+    "CLOSE2", "\u0441lose",
+])  # fmt: skip
+def test_columns_that_nobody_asked_for_are_not_even_named(home: Callable[..., SmallHome], name):
+    made = home()
+    made.ingest(bars().assign(**{name: "1'; DROP TABLE bars; --"}))
+    file = made.root / "more.csv"
+    bars(symbol="BBB").assign(**{name.replace("\n", " "): "x"}).to_csv(file, index=False)
+    succeed(made.root, "ingest", str(file))
+    assert made.rows("SELECT symbol, count(*) FROM bars GROUP BY 1 ORDER BY 1") == [
+        ("AAA", 3), ("BBB", 3),
+    ]  # fmt: skip
+    assert "close" in [row[0] for row in made.rows("DESCRIBE prices_daily")]
+
+
 def test_twins_of_a_symbol_are_one_and_na_is_a_ticker(home: Callable[..., SmallHome]):
     made = home()
     made.ingest(bars(symbol="NA"), bars(symbol=["brk.b", " BRK.B ", "Brk.B"]), bars(symbol="NULL"))
