@@ -4,25 +4,23 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from quant_pipeline.errors import QuantError, StoreError
+from quant_pipeline.errors import StoreError
 
 NO_ROOM = ("no space left on device", "database or disk is full", "disk quota exceeded")
 NO_DISK = ("input/output error", "disk i/o error", "fsync failed")
 DAMAGED = (
     "corrupt", "checksum", "not a valid duckdb database", "failed to deserialize", "malformed",
     "file is not a database", "failure while replaying wal", "could not decode to utf",
-    "serialization error", "internal error", "jsondecodeerror", "invalid isoformat",
+    "serialization error", "jsondecodeerror", "invalid isoformat",
 )  # fmt: skip
 
 
 @contextmanager
-def failures_are_told(name: str) -> Iterator[None]:
-    """Errors of a database that is full, damaged or without a disk become StoreError."""
+def failures_are_told(name: str, *kinds: type[Exception]) -> Iterator[None]:
+    """Errors of such kinds, if a store is full, damaged or without a disk, become StoreError."""
     try:
         yield
-    except QuantError:
-        raise
-    except Exception as error:  # what databases raise has no common base
+    except kinds as error:
         words = explain(error, name)
         if words is None:
             raise

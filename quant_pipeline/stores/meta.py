@@ -1,13 +1,14 @@
 """MetaStore: the registry of models, champions, refusals and batches, in SQLite or PostgreSQL."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from sqlalchemy import Engine, func
+from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import Session, col, select
 
 from quant_pipeline.errors import NoData, SettingsError
@@ -25,6 +26,7 @@ from quant_pipeline.stores.records import (
     Trained,
     Trial,
     Written,
+    merged_series,
     utc_now,
 )
 
@@ -62,7 +64,7 @@ class MetaStore:
         """One transaction."""
         engine = self._engine("writing")
         with (
-            failures_are_told("the registry"),
+            _failures_are_told(),
             busy_is_told(),
             Session(engine, expire_on_commit=False) as session,
             session.begin(),
@@ -73,12 +75,12 @@ class MetaStore:
     def reading(self) -> Iterator[Session]:
         """A session that only reads."""
         engine = self._engine("reading")
-        with failures_are_told("the registry"), Session(engine, expire_on_commit=False) as session:
+        with _failures_are_told(), Session(engine, expire_on_commit=False) as session:
             yield session
 
     def _engine(self, kind: Literal["reading", "writing"]) -> Engine:
         if kind not in self._engines:
-            with failures_are_told("the registry"):
+            with _failures_are_told():
                 self._engines.update(open_registry(self.path, self.postgres))
         return self._engines[kind]
 
@@ -185,7 +187,7 @@ class MetaStore:
             if is_proposal and not is_used and trial.chosen_asof > found.chosen_asof:
                 found.chosen_asof, found.chosen_by = trial.chosen_asof, trial.chosen_by
             if trial.series:
-                found.series = _merged(found.series, trial.series)
+                found.series = merged_series(found.series, trial.series)
             session.add(found)
             return found
 
@@ -380,16 +382,6 @@ class MetaStore:
                 )
 
 
-def _merged(old: dict[str, list[Any]] | None, new: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """Two series by session `ts`; where both have one, the newer counts."""
-    if not old:
-        return new
-    names = [name for name in new if name != "ts"]
-    rows = {
-        day: values
-        for part in (old, new)
-        for day, *values in zip(part["ts"], *(part[name] for name in names), strict=True)
-    }
-    days = sorted(rows)
-    columns = {name: [rows[day][i] for day in days] for i, name in enumerate(names)}
-    return {"ts": days, **columns}
+def _failures_are_told() -> AbstractContextManager[None]:
+    """What a registry's bytes may come to: errors of the database, or of JSON and dates in it."""
+    return failures_are_told("the registry", SQLAlchemyError, ValueError, OSError)

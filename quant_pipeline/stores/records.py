@@ -192,3 +192,20 @@ class HomeFact(SQLModel, table=True):
     __tablename__: ClassVar[Any] = "home_facts"
     name: str = Field(primary_key=True)
     value: str
+
+
+def merged_series(
+    old: dict[str, list[Any]] | None, new: dict[str, list[Any]]
+) -> dict[str, list[Any]]:
+    """Two series by session `ts`; where both have one, the newer counts."""
+    if not old:
+        return new
+    names = [name for name in new if name != "ts"]
+    rows = {
+        day: values
+        for part in (old, new)
+        for day, *values in zip(part["ts"], *(part[name] for name in names), strict=True)
+    }
+    days = sorted(rows)
+    columns = {name: [rows[day][i] for day in days] for i, name in enumerate(names)}
+    return {"ts": days, **columns}

@@ -93,7 +93,7 @@ class SeriesStore:
 
     @contextmanager
     def _connected(self, *, read_only: bool) -> Iterator[Connection]:
-        with failures_are_told(self.path.name):
+        with failures_are_told(self.path.name, duckdb.Error, OSError):
             con = _connect(self.path, self.memory_gib, read_only=read_only)
             try:
                 _require_known(con, self.path)
@@ -113,7 +113,7 @@ class SeriesStore:
         new = self.path.with_name(self.path.name + ".new")
         for leftover in (new, new.with_name(new.name + ".wal")):
             leftover.unlink(missing_ok=True)
-        with failures_are_told(self.path.name):
+        with failures_are_told(self.path.name, duckdb.Error, OSError):
             con = _connect(new, self.memory_gib, read_only=False)
             try:
                 con.execute(schema.TABLES)
