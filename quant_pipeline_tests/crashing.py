@@ -14,7 +14,7 @@ from quant_pipeline.stores.series import columns_of, digest_rows, query
 from quant_pipeline_tests.homes import TABLES, SmallHome
 
 GCC = shutil.which("gcc")
-EVERY = int(os.environ.get("QUANT_CRASH_EVERY", "97"))
+EVERY = int(os.environ.get("QUANT_CRASH_EVERY", "149"))
 
 
 class Host:

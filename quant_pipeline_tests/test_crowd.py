@@ -100,6 +100,7 @@ def test_readers_of_the_page_never_wait_for_a_writer(host, base, tmp_path):
     print(f"\nreadings {len(seconds)}, p95 {seconds[int(0.95 * len(seconds))]:.3f} s")
 
 
+@pytest.mark.long
 def test_clock_and_zone_of_the_machine_change_nothing(host, base, tmp_path):
     """The clock is set back or ahead for one partition after another."""
     stored = []

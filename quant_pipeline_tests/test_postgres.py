@@ -167,9 +167,10 @@ def test_a_used_home_cannot_change_where_its_registry_is(home, used, database):
         made.workspace.meta.models()
 
 
-def test_a_server_that_is_not_there_is_one_error_without_the_password(home):
+def test_a_server_that_is_not_there_is_one_error_without_the_password(home, monkeypatch):
     address = f"postgresql://quant:secret@127.0.0.1:{free_port()}/x"
-    made = home(changes=settings(address))
+    made = home()
+    monkeypatch.setenv("QUANT_STORE__POSTGRES", address)
     with pytest.raises(StoreError, match=r"cannot be opened.*refused") as raised:
         made.workspace.meta.models()
     assert "secret" not in str(raised.value)
