@@ -10,7 +10,7 @@ import pytest
 from quant_pipeline.chain.prices import publish_prices
 from quant_pipeline.chain.reconcile import Problem, not_repaired, reconcile
 from quant_pipeline.chain.slices import stored_digest
-from quant_pipeline.stores.meta import Batch, utc_now
+from quant_pipeline.stores.meta import Batch, Written, utc_now
 from quant_pipeline_tests.homes import SmallHome
 from quant_pipeline_tests.test_cli import call, succeed
 
@@ -54,6 +54,16 @@ def test_a_finished_home_agrees_with_itself(used):
             n_rows, digest = stored_digest(used.workspace, con, slice_)
             assert n_rows == slice_.n_rows, slice_
             assert digest == slice_.digest or not n_rows, slice_
+
+
+@pytest.mark.parametrize(
+    ("table", "key"), [("training_nrame", KEY), ("labels", "2016-0w"), ("price_batches", "1x")]
+)
+def test_nothing_is_stored_of_a_slice_that_cannot_be(used, table, key):
+    """As a registry with a flipped bit may name it."""
+    slice_ = Written(0, table, key, "up_5d", 3, "", 1, "")
+    with used.workspace.series.reading() as con:
+        assert stored_digest(used.workspace, con, slice_) == (0, "")
 
 
 def flip_model(made: SmallHome) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 
 from quant_pipeline.chain.workspace import Workspace
-from quant_pipeline.stores.schema import NEWEST
 from quant_pipeline.stores.series import count_bars
 
 # Values that are held at once: 158 features of 500 symbols over five years.
@@ -11,7 +10,7 @@ BLOCK_VALUES = 100_000_000
 
 
 def in_blocks(
-    ws: Workspace, keys: Sequence[str], values_a_bar: int, batch_id: int = NEWEST
+    ws: Workspace, keys: Sequence[str], values_a_bar: int, batch_id: int | None = None
 ) -> Iterator[list[str]]:
     """Consecutive partitions, at least one and at most BLOCK_VALUES values at a time."""
     first, before = ws.grid.window(keys[0])[0], ws.grid.window(keys[-1])[1]

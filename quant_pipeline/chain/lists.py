@@ -7,8 +7,7 @@ import pyarrow as pa
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.errors import StoreBusy
 from quant_pipeline.market.renames import Renames
-from quant_pipeline.stores.schema import NEWEST
-from quant_pipeline.stores.series import Connection, fetch_row, query
+from quant_pipeline.stores.series import Connection, as_of, fetch_row, query
 
 
 @dataclass(frozen=True)
@@ -45,9 +44,10 @@ def stored_renames(con: Connection) -> pa.Table:
     )
 
 
-def read_memberships(con: Connection, batch_id: int = NEWEST) -> pa.Table:
-    """Membership intervals (symbol, first, last) as of a batch, both days included."""
-    return query(con, "FROM memberships_as_of(?) ORDER BY symbol, first", [batch_id])
+def read_memberships(con: Connection, batch_id: int | None = None) -> pa.Table:
+    """Membership intervals (symbol, first, last) as of a batch or now, both days included."""
+    source, given = as_of("memberships", batch_id)
+    return query(con, f"FROM {source} ORDER BY symbol, first", given)
 
 
 def _renames_batch(con: Connection) -> int:

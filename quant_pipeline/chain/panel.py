@@ -9,7 +9,6 @@ import pyarrow as pa
 
 from quant_pipeline.market.jumps import JUMP_LOOK_BACK, find_jumps
 from quant_pipeline.settings import JumpSettings
-from quant_pipeline.stores.schema import NEWEST
 from quant_pipeline.stores.series import (
     Connection,
     read_first_bars,
@@ -54,7 +53,7 @@ def read_panel(
     before: date,
     look_back: int,
     jumps: JumpSettings,
-    batch_id: int = NEWEST,
+    batch_id: int | None = None,
 ) -> Panel:
     """Bars on sessions in ``[first, before)`` and in the `look_back` sessions before them.
 

@@ -20,15 +20,17 @@ Labels = npt.NDArray[np.float64]
 
 
 def training_keys(
-    ws: Workspace, con: Connection, key: str, task: Task
+    ws: Workspace, con: Connection, key: str, task: Task, batch_id: int | None = None
 ) -> tuple[list[str], date, date]:
     """Partitions whose increments a model of `key` learns from, and the window's first sessions.
+
+    As of a batch of prices, or now.
 
     Gives the partitions, the first session of the training window, and the first session with
     a label known in the first of the partitions (from there on increments are whole).
     Raises NotEnoughHistory if no label is known by the end of `key`.
     """
-    sessions = days(read_sessions(con, None, ws.grid.asof(key))["ts"])
+    sessions = days(read_sessions(con, None, ws.grid.asof(key), batch_id)["ts"])
     n_labelled = len(sessions) - task.label_span
     if n_labelled < 1:
         raise NotEnoughHistory(

@@ -8,7 +8,7 @@ each computed before the store is opened and stored in a transaction of its own.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,22 +21,20 @@ from dagster_duckdb import DuckDBIOManager
 from dagster_duckdb.io_manager import DuckDbClient
 from pydantic import Field
 
+from quant_pipeline.chain.slices import made_from, record_rows
 from quant_pipeline.chain.workspace import Workspace, Writing
 from quant_pipeline.defs.retries import retrying
 from quant_pipeline.errors import StoreError
 from quant_pipeline.ml.gate import require_complete
 from quant_pipeline.settings import Home
-from quant_pipeline.stores.schema import NEWEST
 from quant_pipeline.stores.series import (
     Connection,
     columns_of,
-    digest_rows,
     fetch_row,
     identifiers,
-    insert,
+    insert_or_create,
     query,
     read_sessions,
-    registered,
 )
 
 
@@ -183,32 +181,8 @@ def replace_window(
             writing.record(table, key, 0, "", "")  # empty until its block comes
     if stored:
         con.execute(f"DELETE FROM {table} WHERE {column} >= ? AND {column} < ?", [start, end])
-        insert(con, table, rows)
-    else:
-        with registered(con, "first_rows", rows):
-            con.execute(f"CREATE TABLE {table} AS SELECT * FROM first_rows")
-    known = min(made_from(rows), writing.price_batch_id)
-    _record(ws, replace(writing, price_batch_id=known), keys, table, rows, column)
-
-
-def _record(
-    ws: Workspace,
-    writing: Writing,
-    keys: Sequence[str],
-    table: str,
-    rows: pa.Table,
-    column: str,
-) -> None:
-    by_task = "task_id" in rows.column_names
-    # Of rows that do not tell what they were made with it is unknown: they count as stale.
-    spec = (rows.schema.metadata or {}).get(b"spec_id", b"").decode()
-    for key in keys:
-        start, end = ws.grid.window(key)
-        days = rows[column]
-        mine = rows.filter(pc.and_(pc.greater_equal(days, start), pc.less(days, end)))
-        for task_id in [t.task_id for t in ws.settings.tasks] if by_task else [""]:
-            part = mine.filter(pc.equal(mine["task_id"], task_id)) if by_task else mine
-            writing.record(table, key, len(part), digest_rows(part), spec, task_id)
+    insert_or_create(con, table, rows)
+    record_rows(ws, writing, keys, table, rows, column)
 
 
 def _require_in_window(table: str, rows: pa.Table, column: str, start: date, end: date) -> None:
@@ -235,11 +209,6 @@ def _require_sessions(
     ).fetchall()
     present = {str(day) for day in pc.unique(rows[column]).to_pylist()}
     require_complete(table, [str(day) for (day,) in sessions], present, "quant backfill")
-
-
-def made_from(rows: pa.Table) -> int:
-    """The newest batch of prices that rows know; what came later is no reason to refuse them."""
-    return int((rows.schema.metadata or {}).get(b"price_batch_id", NEWEST))
 
 
 def _require_some(

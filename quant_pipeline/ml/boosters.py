@@ -6,6 +6,7 @@ with the label, weight and query of one task at a time.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -155,13 +156,17 @@ def dress(
 
 @dataclass(frozen=True, eq=False)
 class FoldFit:
-    """What the boosters of one fold came to: their test scores are averaged."""
+    """What the boosters of one fold came to: their test scores are averaged.
+
+    ``digest`` is a sha256 of their text, which holds bins, settings and trees up to the best round.
+    """
 
     rounds: tuple[int, ...]
     stop_metric: float
     score: np.ndarray
     gain: np.ndarray
     split: np.ndarray
+    digest: str
 
 
 def fit_fold(bins: Bins, number: int, task: Task, target: np.ndarray) -> FoldFit:
@@ -190,7 +195,10 @@ def fit_fold(bins: Bins, number: int, task: Task, target: np.ndarray) -> FoldFit
         score += np.asarray(booster.predict(x, num_iteration=rounds[-1], num_threads=spec.threads))
         boosters.append(booster)
     gain, split = importances(boosters, rounds)
-    return FoldFit(tuple(rounds), float(np.mean(losses)), score / spec.seeds, gain, split)
+    texts = (b.model_to_string(num_iteration=n) for b, n in zip(boosters, rounds, strict=True))
+    digest = sha256("\n".join(texts).encode()).hexdigest()
+    loss, score = float(np.mean(losses)), score / spec.seeds
+    return FoldFit(tuple(rounds), loss, score, gain, split, digest)
 
 
 def fit_all(bins: Bins, task: Task, target: np.ndarray, rounds: int) -> "list[lgb.Booster]":

@@ -56,6 +56,7 @@ class Validation:
 
     rounds: int
     fold_rounds: tuple[tuple[int, ...], ...]
+    fold_digests: tuple[str, ...]
     fold_metrics: tuple[dict[str, Any], ...]
     metrics: dict[str, float]
     test_symbol: np.ndarray
@@ -182,6 +183,17 @@ def validate(
         yield Validation(**_validated(bins, folds, work, recipe))
 
 
+def refit_fold(
+    examples: Examples, label: np.ndarray, folds: Sequence[Fold], number: int, task: Task,
+    recipe: Recipe,
+) -> tuple[FoldRows, FoldFit]:  # fmt: skip
+    """One fold alone, counted from 0, by the same steps as in `train_models`: its rows and fit."""
+    rows = [fold_rows(fold, examples.ts, examples.known_at) for fold in folds]
+    bins = Bins(examples, rows, recipe.folds.protocol == "walk_forward", recipe.train)
+    work = _begin(examples, label, rows, task)
+    return rows[number], fit_fold(bins, number, task, work.target)
+
+
 def train_model(
     examples: Examples, label: np.ndarray, folds: Sequence[Fold], task: Task, recipe: Recipe
 ) -> TrainedModel:
@@ -222,6 +234,7 @@ def _validated(bins: Bins, folds: Sequence[Fold], work: _Work, recipe: Recipe) -
     return {
         "rounds": max(1, int(np.median([fit.rounds for fit in work.fits]))),
         "fold_rounds": tuple(fit.rounds for fit in work.fits),
+        "fold_digests": tuple(fit.digest for fit in work.fits),
         "fold_metrics": tuple(
             _describe_fold(fold, part, fit, examples, work, recipe)
             for fold, part, fit in zip(folds, rows, work.fits, strict=True)

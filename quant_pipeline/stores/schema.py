@@ -11,6 +11,11 @@ FIRST_VERSION = 5  # the first layout of a released version: older ones are refu
 MIGRATIONS: tuple[str, ...] = ()  # from FIRST_VERSION on, what makes each the next one
 VERSION = FIRST_VERSION + len(MIGRATIONS)
 NEWEST = 9223372036854775807
+# The views of what is known now, and the macros that give the same as of a batch.
+AS_OF = {
+    "bars": "bars_as_of", "sessions": "sessions_as_of", "prices_daily": "prices_as_of",
+    "memberships": "memberships_as_of", "renames": "renames_as_of",
+}  # fmt: skip
 
 TABLES = f"""
 CREATE TABLE store_version (version BIGINT NOT NULL);

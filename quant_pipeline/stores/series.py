@@ -237,6 +237,15 @@ def insert(con: Connection, table: str, rows: pa.Table) -> None:
         con.execute(f"INSERT INTO {identifiers([table])} BY NAME SELECT * FROM incoming_rows")
 
 
+def insert_or_create(con: Connection, table: str, rows: pa.Table) -> None:
+    """Append rows to a table that may not be there yet: then it gets the columns of the rows."""
+    if columns_of(con, table):
+        insert(con, table, rows)
+        return
+    with registered(con, "first_rows", rows):
+        con.execute(f"CREATE TABLE {identifiers([table])} AS SELECT * FROM first_rows")
+
+
 def replace(
     con: Connection, table: str, rows: pa.Table, where: str, parameters: Sequence[Any]
 ) -> None:
@@ -277,45 +286,52 @@ def read_sessions(
     con: Connection,
     first: date | None = None,
     last: date | None = None,
-    batch_id: int = schema.NEWEST,
+    batch_id: int | None = None,
 ) -> pa.Table:
-    """Market sessions (ts) in time order, within dates both included, as of a batch."""
+    """Market sessions (ts) in time order, within dates both included, as of a batch or now."""
+    source, given = as_of("sessions", batch_id)
     return query(
         con,
-        "SELECT ts FROM sessions_as_of(?) WHERE is_session "
+        f"SELECT ts FROM {source} WHERE is_session "
         "AND ts >= coalesce(?, DATE '0001-01-01') AND ts <= coalesce(?, DATE '9999-12-31') "
         "ORDER BY ts",
-        [batch_id, first, last],
+        [*given, first, last],
     )
 
 
-def read_prices(
-    con: Connection, first: date, last: date, batch_id: int = schema.NEWEST
-) -> pa.Table:
-    """Bars on sessions within dates both included, sorted by symbol, ts, as of a batch."""
+def read_prices(con: Connection, first: date, last: date, batch_id: int | None = None) -> pa.Table:
+    """Bars on sessions within dates both included, sorted by symbol, ts, as of a batch or now."""
+    source, given = as_of("prices_daily", batch_id)
     return query(
         con,
-        "SELECT symbol, ts, open, high, low, close, adj_index, volume FROM prices_as_of(?) "
+        f"SELECT symbol, ts, open, high, low, close, adj_index, volume FROM {source} "
         "WHERE ts BETWEEN ? AND ? ORDER BY symbol, ts",
-        [batch_id, first, last],
+        [*given, first, last],
     )
 
 
-def count_bars(con: Connection, first: date, before: date, batch_id: int) -> dict[date, int]:
-    """Bars of each session in ``[first, before)``, as of a batch."""
+def count_bars(
+    con: Connection, first: date, before: date, batch_id: int | None = None
+) -> dict[date, int]:
+    """Bars of each session in ``[first, before)``, as of a batch or now."""
+    source, given = as_of("sessions", batch_id)
     rows = con.execute(
-        "SELECT ts, n_bars FROM sessions_as_of(?) WHERE is_session AND ts >= ? AND ts < ?",
-        [batch_id, first, before],
+        f"SELECT ts, n_bars FROM {source} WHERE is_session AND ts >= ? AND ts < ?",
+        [*given, first, before],
     ).fetchall()
     return dict(rows)
 
 
-def read_first_bars(con: Connection, batch_id: int = schema.NEWEST) -> dict[str, date]:
-    """Each symbol's first session with a bar, as of a batch."""
-    rows = con.execute(
-        "SELECT symbol, min(ts) FROM prices_as_of(?) GROUP BY symbol", [batch_id]
-    ).fetchall()
+def read_first_bars(con: Connection, batch_id: int | None = None) -> dict[str, date]:
+    """Each symbol's first session with a bar, as of a batch or now."""
+    source, given = as_of("prices_daily", batch_id)
+    rows = con.execute(f"SELECT symbol, min(ts) FROM {source} GROUP BY symbol", given).fetchall()
     return dict(rows)
+
+
+def as_of(view: str, batch_id: int | None) -> tuple[str, list[int]]:
+    """What to read from for a view of prices as of a batch, and what to bind; the view is now."""
+    return (view, []) if batch_id is None else (f"{schema.AS_OF[view]}(?)", [batch_id])
 
 
 def read_frame(
