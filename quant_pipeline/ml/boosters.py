@@ -90,7 +90,8 @@ class Bins:
             rows = self.rows[number]
             if self._binned is None or not self.is_shared:
                 self._binned = None
-                edges = self._dataset(_slice(rows.train)).construct()
+                first = self.rows[0] if self.is_shared else rows
+                edges = self._dataset(_slice(first.train)).construct()
                 self._binned = self._dataset(slice(None), edges).construct()
             train, stop = (_subset(self._binned, part) for part in (rows.train, rows.stop))
             self._fold = (number, train, stop)

@@ -184,14 +184,19 @@ def validate(
 
 
 def refit_fold(
-    examples: Examples, label: np.ndarray, folds: Sequence[Fold], number: int, task: Task,
+    examples: Examples,
+    labels: Mapping[str, np.ndarray],
+    folds: Sequence[Fold],
+    number: int,
+    tasks: Sequence[Task],
     recipe: Recipe,
-) -> tuple[FoldRows, FoldFit]:  # fmt: skip
-    """One fold alone, counted from 0, by the same steps as in `train_models`: its rows and fit."""
+) -> tuple[FoldRows, dict[str, FoldFit]]:
+    """One fold alone, counted from 0, by the same steps as in `train_models`: its rows and fits."""
     rows = [fold_rows(fold, examples.ts, examples.known_at) for fold in folds]
     bins = Bins(examples, rows, recipe.folds.protocol == "walk_forward", recipe.train)
-    work = _begin(examples, label, rows, task)
-    return rows[number], fit_fold(bins, number, task, work.target)
+    works = [_begin(examples, labels[task.task_id], rows, task) for task in tasks]
+    fits = {work.task.task_id: fit_fold(bins, number, work.task, work.target) for work in works}
+    return rows[number], fits
 
 
 def train_model(

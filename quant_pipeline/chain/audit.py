@@ -1,0 +1,122 @@
+"""The look-ahead audit: proofs, on a user's own data, that no model and no score saw the future."""
+
+from collections.abc import Callable, Sequence
+from datetime import date
+from itertools import groupby
+
+import numpy as np
+
+from quant_pipeline.chain.proofs.champion import frozen_after, prove_champion
+from quant_pipeline.chain.proofs.future import prove_models, prove_scores
+from quant_pipeline.chain.proofs.prices import prove_prices
+from quant_pipeline.chain.proofs.recipes import prove_recipes
+from quant_pipeline.chain.proofs.result import Proof
+from quant_pipeline.chain.proofs.structure import prove_served, prove_structure
+from quant_pipeline.chain.proofs.windows import prove_windows
+from quant_pipeline.chain.rebuild import compute_data, learn, present_of
+from quant_pipeline.chain.scratch import scratch_home, settings_of
+from quant_pipeline.chain.workspace import Workspace
+from quant_pipeline.errors import NoData
+from quant_pipeline.settings import Settings, Task, digest
+from quant_pipeline.stores.meta import Model
+from quant_pipeline.stores.series import query
+
+Tell = Callable[[str, int, int], None]
+
+
+def audit(
+    ws: Workspace,
+    asofs: Sequence[date],
+    tasks: Sequence[Task],
+    tell: Tell = lambda _what, _done, _all: None,
+    seed: int = 0,
+) -> list[Proof]:
+    """Prove the models of some as-ofs, the scores that came of them, and what is stored at large.
+
+    The home is only read; everything is computed again in temporary folders. Raises NoData if an
+    as-of has no model.
+    """
+    steps = [group for asof in asofs for group in _groups(ws, models_as_of(ws, asof, tasks))]
+    proofs: list[Proof] = []
+    for i, (settings, models) in enumerate(steps):
+        tell(f"auditing {', '.join(m.task_id for m in models)} as of {models[0].asof}", i,
+             len(steps) + 1)  # fmt: skip
+        proofs += _prove_asof(ws, settings, models, np.random.default_rng([seed, i]))
+    tell("auditing stored scores and settings", len(steps), len(steps) + 1)
+    return [*proofs, *prove_served(ws), *prove_recipes(ws)]
+
+
+def choose_asofs(ws: Workspace, tasks: Sequence[Task], n: int) -> list[date]:
+    """As-ofs to audit: the newest with a model, and others spread evenly before it."""
+    wanted = {task.task_id for task in tasks}
+    found = sorted({m.asof for m in ws.meta.trained() if m.task_id in wanted and _is_usable(m)})
+    if not found:
+        raise NoData("No model has been trained yet. Run `quant train`, or `quant demo`.")
+    places = np.linspace(len(found) - 1, 0, min(n, len(found))).round().astype(int)
+    return [found[i] for i in places]
+
+
+def _is_usable(model: object) -> bool:
+    return getattr(model, "status", "") not in ("imported",)
+
+
+def models_as_of(ws: Workspace, asof: date, tasks: Sequence[Task]) -> list[Model]:
+    """The newest model of each task as of a date; raises NoData if there is none."""
+    newest: dict[str, Model] = {}
+    for model in ws.meta.models():
+        if model.asof == asof and _is_usable(model) and model.task_id in {t.task_id for t in tasks}:
+            newest[model.task_id] = model
+    if not newest:
+        raise NoData(f"No model is as of {asof}. See `quant models list`.")
+    return list(newest.values())
+
+
+def _groups(ws: Workspace, models: Sequence[Model]) -> list[tuple[Settings, list[Model]]]:
+    """Models that were made with the same settings from the same prices: computed together."""
+
+    def alike(model: Model) -> tuple[str, int]:
+        shared = {name: value for name, value in model.settings.items() if name != "task"}
+        return digest(shared), model.price_batch_id
+
+    found = []
+    for _, group in groupby(sorted(models, key=alike), alike):
+        mine = list(group)
+        settings = settings_of(ws, mine[0])
+        of_all = [settings_of(ws, model).tasks[0] for model in mine]
+        found.append((settings.model_copy(update={"tasks": tuple(of_all)}), mine))
+    return found
+
+
+def _prove_asof(
+    ws: Workspace, settings: Settings, models: Sequence[Model], rng: np.random.Generator
+) -> list[Proof]:
+    key, asof = models[0].partition_key, models[0].asof
+    present = present_of(ws, settings, key, models[0].price_batch_id)
+    proofs = [prove_prices(ws, present, rng)]
+    with scratch_home(ws, settings, present, rng) as (made, rewritten):
+        assert rewritten is not None
+        compute_data(made, key)
+        rebuilt = learn(made, key)
+        proofs += prove_models(ws, models, present, made, rebuilt, rewritten)
+        proofs += prove_windows(made, key, rebuilt, rng)
+        for model in models:
+            frozen = frozen_after(ws, settings.task(model.task_id), asof)
+            if frozen is not None:
+                task = settings.task(model.task_id)
+                proofs.append(prove_champion(ws, made, task, frozen, asof, rng))
+    for model in models:
+        session = scored_session(ws, model)
+        if session is not None:
+            proofs.append(prove_scores(ws, model, session, rng))
+    return [*proofs, *prove_structure(ws, models, settings)]
+
+
+def scored_session(ws: Workspace, model: Model) -> date | None:
+    """A session in the middle of those that a model scored; None if it never served."""
+    with ws.series.reading("an audit") as con:
+        rows = query(
+            con,
+            "SELECT DISTINCT ts FROM predictions WHERE task_id = ? AND model_id = ? ORDER BY ts",
+            [model.task_id, model.model_id],
+        )["ts"].to_pylist()
+    return rows[len(rows) // 2] if rows else None
