@@ -11,7 +11,7 @@ from quant_pipeline.chain.proofs.future import prove_models, prove_scores
 from quant_pipeline.chain.proofs.prices import prove_prices
 from quant_pipeline.chain.proofs.recipes import prove_recipes
 from quant_pipeline.chain.proofs.result import Proof
-from quant_pipeline.chain.proofs.structure import prove_served, prove_structure
+from quant_pipeline.chain.proofs.structure import prove_sealed, prove_served, prove_structure
 from quant_pipeline.chain.proofs.windows import prove_windows
 from quant_pipeline.chain.rebuild import compute_data, learn, present_of
 from quant_pipeline.chain.scratch import scratch_home, settings_of
@@ -21,6 +21,7 @@ from quant_pipeline.settings import Settings, Task, digest
 from quant_pipeline.stores.meta import Model
 from quant_pipeline.stores.series import query
 
+IMPORTED = "imported"  # learned elsewhere, from other data
 Tell = Callable[[str, int, int], None]
 
 
@@ -43,28 +44,38 @@ def audit(
              len(steps) + 1)  # fmt: skip
         proofs += _prove_asof(ws, settings, models, np.random.default_rng([seed, i]))
     tell("auditing stored scores and settings", len(steps), len(steps) + 1)
-    return [*proofs, *prove_served(ws), *prove_recipes(ws)]
+    return [*proofs, *prove_served(ws), prove_sealed(ws), *prove_recipes(ws)]
 
 
 def choose_asofs(ws: Workspace, tasks: Sequence[Task], n: int) -> list[date]:
     """As-ofs to audit: the newest with a model, and others spread evenly before it."""
-    wanted = {task.task_id for task in tasks}
-    found = sorted({m.asof for m in ws.meta.trained() if m.task_id in wanted and _is_usable(m)})
-    if not found:
-        raise NoData("No model has been trained yet. Run `quant train`, or `quant demo`.")
+    found = _asofs(ws, tasks)
     places = np.linspace(len(found) - 1, 0, min(n, len(found))).round().astype(int)
     return [found[i] for i in places]
 
 
-def _is_usable(model: object) -> bool:
-    return getattr(model, "status", "") not in ("imported",)
+def newest_asof(ws: Workspace, tasks: Sequence[Task], day: date) -> date:
+    """The newest as-of with a model on or before a date; raises NoData if there is none."""
+    found = [asof for asof in _asofs(ws, tasks) if asof <= day]
+    if not found:
+        raise NoData(f"No model is as of {day} or earlier. See `quant models list`.")
+    return found[-1]
+
+
+def _asofs(ws: Workspace, tasks: Sequence[Task]) -> list[date]:
+    wanted = {task.task_id for task in tasks}
+    found = {m.asof for m in ws.meta.trained() if m.task_id in wanted and m.status != IMPORTED}
+    if not found:
+        raise NoData("No model has been trained yet. Run `quant train`, or `quant demo`.")
+    return sorted(found)
 
 
 def models_as_of(ws: Workspace, asof: date, tasks: Sequence[Task]) -> list[Model]:
     """The newest model of each task as of a date; raises NoData if there is none."""
     newest: dict[str, Model] = {}
+    wanted = {task.task_id for task in tasks}
     for model in ws.meta.models():
-        if model.asof == asof and _is_usable(model) and model.task_id in {t.task_id for t in tasks}:
+        if model.asof == asof and model.status != IMPORTED and model.task_id in wanted:
             newest[model.task_id] = model
     if not newest:
         raise NoData(f"No model is as of {asof}. See `quant models list`.")
@@ -99,6 +110,7 @@ def _prove_asof(
         rebuilt = learn(made, key)
         proofs += prove_models(ws, models, present, made, rebuilt, rewritten)
         proofs += prove_windows(made, key, rebuilt, rng)
+        proofs += prove_structure(made, models)
         for model in models:
             frozen = frozen_after(ws, settings.task(model.task_id), asof)
             if frozen is not None:
@@ -108,7 +120,7 @@ def _prove_asof(
         session = scored_session(ws, model)
         if session is not None:
             proofs.append(prove_scores(ws, model, session, rng))
-    return [*proofs, *prove_structure(ws, models, settings)]
+    return proofs
 
 
 def scored_session(ws: Workspace, model: Model) -> date | None:

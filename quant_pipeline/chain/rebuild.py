@@ -72,8 +72,7 @@ def compute_data(made: Workspace, key: str) -> None:
     whole = made.grid.key(min(span[2] for span in spans))
     earliest = min(whole, first, key=made.grid.asof)
     compute_features(made, made.grid.keys(earliest, beyond))
-    for part, rows in labels_in_blocks(made, made.grid.keys(first, beyond)):
-        _put(made, part, "labels", rows, "known_at")
+    compute_labels(made, made.grid.keys(first, beyond))
     write_manifests(made, made.grid.keys(first, key))
 
 
@@ -81,6 +80,12 @@ def compute_features(made: Workspace, keys: Sequence[str]) -> None:
     """Features of consecutive partitions, stored in a home that has none of them."""
     for part, found in features_in_blocks(made, keys):
         _put(made, part, "features_daily", found.rows, "ts")
+
+
+def compute_labels(made: Workspace, keys: Sequence[str]) -> None:
+    """Labels known in consecutive partitions, stored in a home that has none of them."""
+    for part, rows in labels_in_blocks(made, keys):
+        _put(made, part, "labels", rows, "known_at")
 
 
 def _put(made: Workspace, keys: list[str], table: str, rows: pa.Table, column: str) -> None:
@@ -106,6 +111,11 @@ def score_again(made: Workspace, files: ModelFiles, model: Model, session: date)
     """Scores of one session (symbol, score) by a model, from features made from prices alone."""
     key = made.grid.key(session)
     compute_features(made, [key])
+    n = made.series.query(
+        "SELECT count(*) AS n FROM features_daily WHERE in_universe AND ts = ?", [session]
+    )["n"][0].as_py()
+    if not n:
+        return pa.table({"symbol": pa.array([], pa.string()), "score": pa.array([], pa.float64())})
     score_shadow(replace(made, files=files), model, session, session)
     return made.series.query(
         "SELECT symbol, score FROM predictions_shadow WHERE ts = ? AND task_id = ? ORDER BY symbol",

@@ -24,6 +24,7 @@ from quant_pipeline.faces.output import (
     strange_word,
 )
 from quant_pipeline.faces.prediction_commands import predictions_app
+from quant_pipeline.faces.proof_commands import audit, diff, verify
 from quant_pipeline.faces.run_commands import run_app
 from quant_pipeline.faces.trial_commands import trials, tune
 from quant_pipeline.stores.failures import explain_any
@@ -47,6 +48,9 @@ app.command()(reconcile)
 app.command()(backup)
 app.command()(restore)
 app.command()(upgrade)
+app.command()(audit)
+app.command()(verify)
+app.command()(diff)
 prices_app = typer.Typer(
     help="Stored prices and their versions.", no_args_is_help=True, rich_markup_mode=None
 )

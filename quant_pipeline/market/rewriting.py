@@ -7,9 +7,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-# A symbol that no market has, listed after the date.
-STRANGER = "QZ~NEW{}"
-N_STRANGERS = 3
+# Symbols that nobody has, listed after the date; half as many as there are, 3 at least.
+STRANGER = "ZZNEW"
+FEWEST_STRANGERS = 3
 BAR_COLUMNS = ("open", "high", "low", "close", "adj_index", "volume")
 
 
@@ -35,16 +35,17 @@ def make_up_bars(newest: pa.Table, dates: pa.Array, rng: np.random.Generator) ->
     """Bars on made-up dates: symbol, ts, prices, adj_index, volume; sorted by symbol, ts.
 
     `newest` holds the last known bar of each symbol. A fifth of the symbols end; the others go on
-    from the level of another symbol, with moves of 20% a day and holes; three new ones are listed.
+    from the level of another symbol, with moves of 20% a day and holes; new ones are listed.
     """
     names = newest["symbol"].to_pylist()
     levels = {name: newest[name].to_numpy()[rng.permutation(len(names))] for name in BAR_COLUMNS}
     stays = rng.random(len(names)) < 0.8
     everyone = [name for name, here in zip(names, stays, strict=True) if here]
     chosen = {name: values[stays] for name, values in levels.items()}
-    everyone += [STRANGER.format(i) for i in range(N_STRANGERS)]
+    new = _strangers(names)
+    everyone += new
     for name, values in chosen.items():
-        chosen[name] = np.concatenate([values, np.full(N_STRANGERS, 10.0)])
+        chosen[name] = np.concatenate([values, np.full(len(new), 10.0)])
     shape = len(everyone), len(dates)
     factor = np.exp(np.cumsum(0.2 * rng.standard_normal(shape), axis=1))
     close = chosen["close"][:, None] * factor
@@ -91,9 +92,8 @@ def rewrite_memberships(members: pa.Table, last: date, rng: np.random.Generator)
         end if end is not None and end <= last else _some_day(last, rng)
         for end in known["last"].to_pylist()
     ]
-    strangers = [STRANGER.format(i) for i in range(N_STRANGERS)]
-    again = [s for s in dict.fromkeys(members["symbol"].to_pylist()) if rng.random() < 0.3]
-    late = [*strangers, *again]
+    once = list(dict.fromkeys(members["symbol"].to_pylist()))
+    late = [*_strangers(once), *(symbol for symbol in once if rng.random() < 0.3)]
     rows = {
         "symbol": [*known["symbol"].to_pylist(), *late],
         "first": [*known["first"].to_pylist(), *(last + timedelta(days=1) for _ in late)],
@@ -108,6 +108,13 @@ def rewrite_memberships(members: pa.Table, last: date, rng: np.random.Generator)
     )
 
 
+def _strangers(names: list[str]) -> list[str]:
+    prefix = STRANGER
+    while any(name.startswith(prefix) for name in names):
+        prefix += "Z"
+    return [f"{prefix}{i}" for i in range(max(FEWEST_STRANGERS, len(names) // 2))]
+
+
 def _some_day(last: date, rng: np.random.Generator) -> date | None:
     """A date after `last`, or none for an interval that has not ended."""
     return last + timedelta(days=int(rng.integers(1, 400))) if rng.random() < 0.5 else None
@@ -120,15 +127,23 @@ def rewrite_examples(
     is_known_later: npt.NDArray[np.bool_],
     rng: np.random.Generator,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
-    """Features of later rows, and of each column of `values` what became known later, shuffled.
+    """Features of later rows, and of each column of `values` what became known later, made up.
 
-    Shuffled across rows and, for features, changed in scale: other numbers of the same kind, so
-    that a classification keeps its classes.
+    Numbers are shuffled across rows, scaled and shifted; of two classes one becomes four times as
+    frequent as the other. So neither order nor distribution stays.
     """
     x, values = x.copy(), values.copy()
     rows = np.flatnonzero(is_later)
     scale = np.asarray(rng.uniform(2.0, 5.0, x.shape[1]), np.float32)
     x[rows] = x[rng.permutation(rows)] * scale
     known = np.flatnonzero(is_known_later)
-    values[known] = values[rng.permutation(known)]
+    for j in range(values.shape[1]):
+        kinds = np.unique(values[:, j])
+        if len(kinds) <= 2:
+            values[known, j] = rng.choice(
+                kinds, len(known), p=[0.2, 0.8][: len(kinds)] if len(kinds) > 1 else None
+            )
+        else:
+            spread = float(np.std(values[:, j]))
+            values[known, j] = 3.0 * values[rng.permutation(known), j] + 2.0 * spread
     return x, values

@@ -117,13 +117,16 @@ ORDER BY p.ts, p.symbol LIMIT 1
 """
 
 
-def prove_structure(ws: Workspace, models: Sequence[Model], settings: Settings) -> list[Proof]:
-    """Join labels, universe and windows behind models of one as-of against prices and sessions."""
+def prove_structure(made: Workspace, models: Sequence[Model]) -> list[Proof]:
+    """Join labels, universe and windows behind models of one as-of against prices and sessions.
+
+    In the home in which they were rebuilt: so as of the batch that each model was made from.
+    """
     proofs = []
-    with ws.series.reading("an audit") as con:
+    with made.series.reading("an audit") as con:
         for model in models:
-            task = Task.model_validate(model.settings["task"])
-            proofs.append(_learned(con, model, task, settings))
+            task = made.settings.task(model.task_id)
+            proofs.append(_learned(con, model, task, made.settings))
     return proofs
 
 
@@ -196,6 +199,25 @@ def prove_served(ws: Workspace) -> list[Proof]:
         return [Proof("served", "fails", words, None, "", finding)]
     words = f"all {n:,} stored scores are of the champion frozen before their session"
     return [Proof("served", "holds", words, None, "", None, {"scores": n})]
+
+
+def prove_sealed(ws: Workspace) -> Proof:
+    """A sealed as-of keeps what it learned: one recipe has one fingerprint of its data there."""
+    seen: dict[tuple[str, str, str], Model] = {}
+    models = [m for m in ws.meta.models() if m.status != "imported"]
+    for model in models:
+        first = seen.setdefault((model.task_id, model.partition_key, model.recipe), model)
+        if model.data_fingerprint != first.data_fingerprint:
+            finding = Finding(
+                "frame", "models", "", model.asof, "data_fingerprint",
+                f"{first.data_fingerprint[:12]} of {first.model_id[:12]}",
+                f"{model.data_fingerprint[:12]} of {model.model_id[:12]}, made in batch "
+                f"{model.price_batch_id}",
+            )  # fmt: skip
+            words = "a sealed as-of was trained again on what was restated later"
+            return Proof("sealed", "fails", words, None, model.task_id, finding)
+    words = f"{len(models)} models: no as-of was trained again on what was restated later"
+    return Proof("sealed", "holds", words, None, "", None, {"models": len(models)})
 
 
 _MODELS = pa.schema(

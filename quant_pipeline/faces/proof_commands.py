@@ -1,0 +1,232 @@
+"""`quant audit`, `verify`, `diff`: proofs on the user's own data, and what a change comes from."""
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import date
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from quant_pipeline.errors import NoData
+from quant_pipeline.faces.options import Day, Json, TaskId, chosen, open_workspace
+from quant_pipeline.faces.output import count, emit, print_table, progress, say
+
+if TYPE_CHECKING:
+    from quant_pipeline.chain.difference import Difference
+    from quant_pipeline.chain.proofs.result import Proof
+    from quant_pipeline.chain.verify import Tell, Verified
+    from quant_pipeline.chain.workspace import Workspace
+
+SIGNS = {"holds": "holds", "fails": "FAILS", "unproven": "unproven"}
+
+
+def audit(
+    asof: Day = None,
+    task: TaskId = None,
+    samples: Annotated[
+        int, typer.Option(min=1, help="So many as-ofs: the newest, others spread before it.")
+    ] = 1,
+    as_json: Json = False,
+) -> None:
+    """Prove that no model and no score saw the future: all later data made up, all computed again.
+
+    Each as-of takes about as long as training it twice. The home is only read. Exit code 1 if a
+    proof fails, with the first value that differs.
+
+    Example: quant audit --samples 3
+    """
+    from quant_pipeline.chain.audit import audit as run
+    from quant_pipeline.chain.audit import choose_asofs, newest_asof
+
+    ws = open_workspace()
+    tasks = chosen(ws, task)
+    asofs = choose_asofs(ws, tasks, samples) if asof is None else [newest_asof(ws, tasks, asof)]
+    with progress() as tell:
+        proofs = run(ws, asofs, tasks, tell)
+    emit([as_row(p) for p in proofs], as_json, lambda: _show(proofs))
+    if any(p.failed for p in proofs):
+        raise typer.Exit(1)
+
+
+def as_row(proof: "Proof") -> dict[str, Any]:
+    """A proof for programs."""
+    finding = proof.finding
+    return {
+        "proof": proof.name,
+        "asof": proof.asof,
+        "task": proof.task_id or None,
+        "outcome": proof.outcome,
+        "words": proof.words,
+        "numbers": proof.numbers,
+        "finding": vars(finding) | {"words": str(finding)} if finding else None,
+    }
+
+
+def _show(proofs: "Sequence[Proof]") -> None:
+    asof: Any = ""
+    for proof in proofs:
+        if proof.asof != asof:
+            asof = proof.asof
+            typer.echo(f"As of {asof}:" if asof else "All that is stored:")
+        whose = f"{proof.task_id}: " if proof.task_id else ""
+        typer.echo(f"  {SIGNS[proof.outcome]:<8}  {proof.name:<9}  {whose}{proof.words}.")
+        if proof.finding:
+            typer.echo(f"            first difference: {proof.finding}")
+    found = Counter[str](proof.outcome for proof in proofs)
+    others = "".join(
+        f", {found[outcome]} {word}"
+        for outcome, word in (("fails", "FAIL"), ("unproven", "could not be taken"))
+        if found[outcome]
+    )
+    say(f"{count(found['holds'], 'proof')} of {len(proofs)} hold{others}.")
+
+
+def verify(
+    model: Annotated[
+        str | None, typer.Argument(help="A model's id or a unique beginning of one.")
+    ] = None,
+    symbol: Annotated[str | None, typer.Option(help="The score of one symbol.")] = None,
+    ts: Day = None,
+    task: TaskId = None,
+    all_: Annotated[
+        bool, typer.Option("--all", help="Every model and score since --since.")
+    ] = False,
+    since: Day = None,
+    as_json: Json = False,
+) -> None:
+    """Rebuild models and scores from the registry and the prices of their day, byte by byte.
+
+    Identical; or not, and what differs: code, environment, features; or not and nothing differs: an
+    alarm, exit code 1. Names a model, or a score by --ts, --task and maybe --symbol, or --all.
+
+    Example: quant verify --symbol AC --ts 2021-11-15 --task up_5d
+    """
+    from quant_pipeline.chain.verify import verify_since
+
+    ws = open_workspace()
+    with progress() as tell:
+        if all_:
+            found = verify_since(ws, since or ws.grid.start, tell)
+        else:
+            found = _verify(ws, model, symbol, ts, task, tell)
+    emit([vars(v) for v in found], as_json, lambda: _show_verified(found))
+    if any(v.outcome == "alarm" for v in found):
+        raise typer.Exit(1)
+
+
+def _verify(
+    ws: "Workspace",
+    model_id: str | None,
+    symbol: str | None,
+    ts: date | None,
+    task_id: str | None,
+    tell: "Tell",
+) -> "list[Verified]":
+    """A model by its id, or the scores of a session and the models that made them."""
+    from quant_pipeline.chain.verify import models_that_scored, verify_model, verify_scores
+
+    if model_id is not None:
+        tell("training it again", 0, 1)
+        return [verify_model(ws, ws.meta.model(model_id))]
+    if ts is None:
+        raise typer.BadParameter("Name a model, or a session by --ts, or give --all.")
+    found = []
+    models = [m for t in chosen(ws, task_id) for m in models_that_scored(ws, t, ts, symbol)]
+    for i, model in enumerate(models):
+        tell(f"training {model.model_id[:12]} again, and scoring {ts}", i, len(models))
+        found += [*verify_scores(ws, model, ts, symbol), verify_model(ws, model)]
+    return found
+
+
+def _show_verified(found: "Sequence[Verified]") -> None:
+    for v in found:
+        typer.echo(f"{'ALARM' if v.outcome == 'alarm' else v.outcome:<10} {v.name}: {v.words}.")
+        for reason in v.reasons:
+            typer.echo(f"           because of {reason}.")
+        if v.outcome == "alarm":
+            typer.echo("           Nothing that is recorded has changed since: look into it.")
+        if v.agreement:
+            typer.echo(f"           Then and now: {_in_words(v.agreement)}.")
+        if v.today:
+            typer.echo(f"           Today's history would give {_in_words(v.today)}.")
+    counted = Counter[str](v.outcome for v in found)
+    say(", ".join(f"{n} {outcome}" for outcome, n in counted.items()) + ".")
+
+
+def _in_words(numbers: dict[str, Any]) -> str:
+    """What today gives, or how scores agree."""
+    found = []
+    if numbers.get("model_id"):
+        found.append(f"{numbers['model_id'][:12]} ({numbers['because']})")
+    if "score" in numbers:
+        found.append(f"{numbers['score']:.6f}")
+    if "refused" in numbers:
+        found.append(f"no model: {numbers['refused']}")
+    if "correlation" in numbers:
+        largest = f"{numbers['largest_difference']:.2g}"
+        found.append(
+            f"{count(numbers['scores'], 'score')} with a correlation of "
+            f"{numbers['correlation']:.4f}, the largest difference {largest}"
+        )
+    return ", ".join(found)
+
+
+def diff(
+    a: Annotated[str | None, typer.Argument(help="A model, the earlier one.")] = None,
+    b: Annotated[str | None, typer.Argument(help="Another model of its task.")] = None,
+    ts: Day = None,
+    task: TaskId = None,
+    symbol: Annotated[str | None, typer.Option(help="Also this symbol's score.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Tell how much of a change in scores comes from what: one cause swapped at a time.
+
+    Of two models, on the newest session or --ts; or, with --task and --ts alone, of a session's
+    scores as stored and as they would come out today. Shares add up to the whole.
+
+    Example: quant diff 3f9a 77c0 --ts 2021-11-15
+    """
+    ws = open_workspace()
+    found = _differ(ws, a, b, ts, task)
+    data: dict[str, Any] = {
+        "session": found.session,
+        "symbols": len(found.after),
+        "causes": found.rows(),
+    }
+    if symbol is not None:
+        if symbol not in found.after:
+            raise NoData(f"{symbol} has no score of {found.session} in both.")
+        data["symbol"] = {
+            "symbol": symbol, "before": found.before[symbol], "after": found.after[symbol],
+            "changes": {f"{i} {s.cause}": s.change[symbol] for i, s in enumerate(found.steps, 1)},
+        }  # fmt: skip
+
+    def show() -> None:
+        typer.echo(f"{count(len(found.after), 'score')} of {found.session}, before and after:")
+        print_table(data["causes"], _CAUSES)
+        if symbol is not None:
+            told = data["symbol"]
+            typer.echo(f"{symbol}: {told['before']:.6f} before, {told['after']:.6f} after")
+            for cause, change in told["changes"].items():
+                typer.echo(f"  {change:+.6f}  {cause}")
+
+    emit(data, as_json, show)
+
+
+def _differ(
+    ws: "Workspace", a: str | None, b: str | None, ts: date | None, task: str | None
+) -> "Difference":
+    from quant_pipeline.chain.difference import diff_models, diff_scores
+
+    with progress() as tell:
+        if a is not None and b is not None:
+            return diff_models(ws, ws.meta.model(a), ws.meta.model(b), ts, tell)
+        if a is None and ts is not None and task is not None:
+            return diff_scores(ws, ws.settings.task(task), ts, tell)
+    raise typer.BadParameter("Name two models, or a session by --ts and --task.")
+
+
+_CAUSES = {
+    "cause": "cause", "share": "share", "mean_abs_change": "mean |change|",
+    "mean_change": "mean change", "what": "what",
+}  # fmt: skip
