@@ -26,7 +26,8 @@ test: lint  ## lint, then run the tests
 	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long"
 
 test-long: setup  ## run the tests that take minutes each: day by day in all cadences, 60 as-ofs
-	.venv/bin/python -m pytest -m long
+	QUANT_THOROUGH=1 .venv/bin/python -m pytest -n 2 -m "long"
+	QUANT_THOROUGH=1 .venv/bin/python -m pytest -n 2 quant_pipeline_tests/test_ingest.py
 
 EVERY ?= 1
 test-crash: setup  ## kill, fill, cut and flip at every single write (hours; EVERY=5: half an hour)

@@ -42,6 +42,10 @@ class DataLate(QuantError):
     """Prices of a session are still missing when they should long be there."""
 
 
+class ProofFailed(QuantError):
+    """Something that was proved of models or scores does not hold."""
+
+
 class AlertFailed(QuantError):
     """Nobody could be told of what went wrong: a webhook or a command failed."""
 

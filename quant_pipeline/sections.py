@@ -316,6 +316,14 @@ class HousekeepingSettings(Section):
     compact_from: float = Field(default=0.5, gt=0, le=1)
 
 
+class ProofSettings(Section):
+    """What is proved by itself at night."""
+
+    nightly: bool = False
+    at: str = Field(default="03:00", pattern=CLOCK)
+    sessions: int = Field(default=5, ge=1)
+
+
 class StoreSettings(Section):
     """Where runs and the registry are kept, how long writers wait, and how much memory is used."""
 

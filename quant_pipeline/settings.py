@@ -34,6 +34,7 @@ from quant_pipeline.sections import (
     JumpSettings,
     LabelSettings,
     MetricSettings,
+    ProofSettings,
     ScheduleSettings,
     SealSettings,
     Section,
@@ -155,6 +156,7 @@ class Settings(BaseSettings):
     checks: CheckSettings = CheckSettings()
     alerts: AlertSettings = AlertSettings()
     housekeeping: HousekeepingSettings = HousekeepingSettings()
+    proofs: ProofSettings = ProofSettings()
     store: StoreSettings = StoreSettings()
 
     @field_validator("tasks")

@@ -59,17 +59,8 @@ def until_second_of_a_window(bars: pd.DataFrame, grid: Grid) -> list[date]:
     return sessions
 
 
-ALIKE = (
-    "daily in India, found from prices",
-    "monthly round the clock, found from prices",
-    "weekly in New York by its calendar",
-    "weekly round the clock",
-)
-
-
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=[pytest.mark.long] * (case in ALIKE)) for case in CASES]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("case", CASES)
 def test_day_by_day_gives_what_one_backfill_gives(home: Any, case: str) -> None:
     cadence, zone, calendar = CASES[case]
     changes = SMALL | {

@@ -33,7 +33,7 @@ pytestmark = [
 FULL = "No space left on device|database or disk is full|disk I/O error"
 FAILING = "Input/output error|disk I/O error|fsync failed"
 SMALL = {"exclude = []": 'exclude = []\nset = "core"', "max_rounds = 30": "max_rounds = 3"}
-ALWAYS = ("init", "ingest", "features_daily", "lgbm_model", "predictions", "compaction")
+ALWAYS = ("init", "ingest", "lgbm_model", "predictions")
 DISTURBED = [
     pytest.param(name, marks=[] if name in ALWAYS else [pytest.mark.long])
     for name in ACTIONS if name not in ("probe", "read_published")

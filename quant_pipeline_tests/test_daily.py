@@ -250,6 +250,7 @@ def test_the_jobs_run_by_hand_and_tell_what_they_found(home, market):
     assert "Moved to data/inbox/failed:" in failed.err
 
 
+@pytest.mark.long
 def test_as_ofs_trained_side_by_side_are_those_of_a_serial_backfill(home, finished, market):
     made = home()
     made.ingest(market)

@@ -201,7 +201,10 @@ EXTREMES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", EXTREMES)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(k, marks=[pytest.mark.long] * (k not in ("most", "largest"))) for k in EXTREMES],
+)
 def test_prices_at_the_ends_of_what_numbers_hold_end_in_no_infinity(
     home: Callable[..., SmallHome], market: pd.DataFrame, kind
 ):

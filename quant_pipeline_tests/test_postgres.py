@@ -32,7 +32,7 @@ def find_server() -> Path | None:
 
 PROGRAMS = find_server()
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(
         PROGRAMS is None,
         reason="NO POSTGRES TEST: there is no server. Debian or Ubuntu: apt-get install postgresql",

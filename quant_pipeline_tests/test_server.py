@@ -197,6 +197,7 @@ def test_the_page_can_show_every_past_materialization(server):
         assert past, asset
 
 
+@pytest.mark.long
 def test_three_partitions_of_all_assets_took_at_most_nine_runs(server, launched):
     """Others ran meanwhile, and waited for one another."""
     backfill_id, was = launched

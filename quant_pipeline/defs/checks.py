@@ -41,7 +41,8 @@ def _checks_of(asset: str, texts: Mapping[str, str], grid: Grid) -> dg.AssetChec
 
         keys = list(context.op_execution_context.partition_keys)
         chosen = [key.name for key in context.selected_asset_check_keys]
-        found = by_name(run_checks(workspace, asset, keys, context.run.run_id), chosen, keys)
+        checked = run_checks(workspace, asset, keys, context.run.run_id, chosen)
+        found = by_name(checked, chosen, keys)
         for name, of_key in found.items():
             yield result(asset, name, of_key)
         if len(keys) > 1:
@@ -98,6 +99,14 @@ def result(asset: str, name: str, of_key: Mapping[str, Sequence[Checked]]) -> dg
         description=f"{some(bad)}; {first.key}: {first.words}" if first else None,
         metadata=metadata,
     )
+
+
+def file_results(
+    instance: dg.DagsterInstance, asset: str, found: Sequence[Checked], names: Sequence[str]
+) -> None:
+    """Show results of some checks that were made outside of a run of the asset."""
+    keys = list(dict.fromkeys(one.key for one in found))
+    file_without_run(instance, asset, evaluations(asset, by_name(found, names, keys)))
 
 
 def evaluations(asset: str, found: Found) -> list[dg.AssetCheckEvaluation]:

@@ -1,4 +1,4 @@
-"""The jobs that run by themselves: daily_score, retrain, housekeeping; schedules; the inbox.
+"""The jobs that run by themselves: scores, models, housekeeping, proofs; schedules; the inbox.
 
 Each is one op that starts runs of the assets, one after the other, as `quant` does: what a day
 asks for (close the window before, train, score) reaches over several partitions and so over
@@ -23,7 +23,7 @@ from quant_pipeline.chain.stale import read_stored
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.defs.reporting import report_prices
 from quant_pipeline.defs.retries import retried
-from quant_pipeline.errors import DataLate, NotEnoughHistory, SourceError
+from quant_pipeline.errors import DataLate, NotEnoughHistory, ProofFailed, SourceError
 from quant_pipeline.stores.meta import utc_now
 
 WorkspaceParam = dg.ResourceParam[Workspace]
@@ -111,6 +111,29 @@ def delete_what_is_old(context: dg.OpExecutionContext, workspace: WorkspaceParam
     context.add_output_metadata(describe_kept(done))
 
 
+@dg.op
+@retried
+def prove_a_sample(context: dg.OpExecutionContext, workspace: WorkspaceParam) -> None:
+    """Audit one as-of, rebuild some scores, live ones first; what fails fails the run."""
+    from quant_pipeline.chain.checks.run import run_checks
+    from quant_pipeline.chain.proving import PROVED, choose_sample
+    from quant_pipeline.defs.checks import file_results
+
+    def tell(what: str, *_: int) -> None:
+        context.log.info(what)
+
+    bad, said = [], {}
+    for asset, keys in choose_sample(workspace).items():
+        name = PROVED[asset]
+        found = run_checks(workspace, asset, keys, context.run_id, [name], tell) if keys else []
+        file_results(context.instance, asset, found, [name])
+        bad += [one for one in found if not one.passed]
+        said[name] = ", ".join(keys) or "nothing yet"
+    context.add_output_metadata(said | {"failed": len(bad)})
+    if bad:
+        raise ProofFailed("\n".join(f"{one.name} of {one.key}: {one.words}" for one in bad))
+
+
 def make_jobs() -> list[dg.JobDefinition]:
     """The jobs, to be started by hand, by a schedule or by a new file."""
 
@@ -126,7 +149,11 @@ def make_jobs() -> list[dg.JobDefinition]:
     def housekeeping() -> None:
         delete_what_is_old()
 
-    return [daily_score, retrain, housekeeping]
+    @dg.job(description="One as-of audited, and some scores rebuilt from prices.")
+    def proofs() -> None:
+        prove_a_sample()
+
+    return [daily_score, retrain, housekeeping, proofs]
 
 
 def make_schedules(
@@ -134,7 +161,7 @@ def make_schedules(
 ) -> list[dg.ScheduleDefinition]:
     """The schedules of quant.toml, by the exchange's clock; off until turned on."""
     spec, zone = workspace.settings.schedule, workspace.settings.grid.timezone
-    daily_score, retrain, housekeeping = jobs
+    daily_score, retrain, housekeeping, proofs = jobs
 
     @dg.schedule(
         job=daily_score,
@@ -161,11 +188,12 @@ def make_schedules(
             default_status=_status(is_on),
         )
 
-    tidy = workspace.settings.housekeeping
+    tidy, proving = workspace.settings.housekeeping, workspace.settings.proofs
     return [
         daily_score_schedule,
         clocked(retrain, spec.retrain_at, spec.retrain_on, is_on=spec.retrain),
         clocked(housekeeping, tidy.at, "sunday", is_on=tidy.weekly),
+        clocked(proofs, proving.at, "every_day", is_on=proving.nightly),
     ]
 
 

@@ -8,7 +8,7 @@ from quant_pipeline.faces.options import Json, open_workspace
 from quant_pipeline.faces.output import emit, print_table, progress, say
 
 run_app = typer.Typer(
-    help="The jobs of the schedules, by hand: daily, retrain, housekeeping.",
+    help="The jobs of the schedules, by hand: daily, retrain, housekeeping, proofs.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -80,3 +80,21 @@ def housekeeping(
         print_table([{"what": name.replace("_", " "), "": n} for name, n in done.items()])
 
     emit(done, as_json, show)
+
+
+@run_app.command()
+def proofs() -> None:
+    """Audit one as-of, and rebuild some scores from prices: those whose last proof is the oldest.
+
+    Ends in an error if something does not hold; Dagster shows the results as asset checks.
+
+    Example: quant run proofs
+    """
+    from quant_pipeline.defs.jobs import run_job
+
+    ws = open_workspace()
+    with progress() as tell:
+        error = run_job(ws, "proofs", tell)
+    if error is not None:
+        raise error
+    typer.echo("What was proved holds. See the checks of lgbm_model and predictions in `quant ui`.")

@@ -43,6 +43,8 @@ CHECKS: Mapping[str, Mapping[str, str]] = {
     "lgbm_model": {
         "model_is_usable": "Each model of the partition has splits and finite out-of-sample "
         "metrics, and its file.",
+        "future_does_not_matter": "The newest look-ahead audit of the partition's models, by "
+        "`quant audit` or the nightly job. Executed alone, it audits them.",
     },
     "predictions": {
         "scores_come_from_earlier_models": "Every score of the partition is by a model of its "
@@ -54,6 +56,8 @@ CHECKS: Mapping[str, Mapping[str, str]] = {
         "(population stability index).",
         "scores_are_reproduced": "Scores of the newest session, made anew from the stored "
         "features and the model file, are the stored ones to the last bit.",
+        "scores_are_rebuilt": "The newest rebuilding of the partition's scores from prices as of "
+        "their batch, by the nightly job. Executed alone, it rebuilds some.",
     },
     "prediction_outcomes": {
         "rank_ic_is_usual": "Mean RankIC is not far under that of earlier partitions.",

@@ -12,6 +12,8 @@ from quant_pipeline.chain.checks.learning import (
 from quant_pipeline.chain.checks.prices import check_prices
 from quant_pipeline.chain.checks.result import Checked
 from quant_pipeline.chain.checks.scores import check_outcomes, check_predictions
+from quant_pipeline.chain.proving import PROVED, prove, verdicts
+from quant_pipeline.chain.verify import Tell
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.stores.meta import CheckResult, utc_now
 
@@ -27,12 +29,31 @@ CHECKING: dict[str, Callable[[Workspace, Sequence[str]], list[Checked]]] = {
 }
 
 
-def run_checks(ws: Workspace, asset: str, keys: Sequence[str], run_id: str = "") -> list[Checked]:
+def run_checks(
+    ws: Workspace,
+    asset: str,
+    keys: Sequence[str],
+    run_id: str = "",
+    names: Sequence[str] = (),
+    tell: Tell = lambda _what, _done, _all: None,
+) -> list[Checked]:
     """Check consecutive partitions of an asset, all at once, and add the results to the registry.
 
-    A check only looks: whether a step may go on is for the gates inside of it.
+    A check only looks: whether a step may go on is for the gates inside of it. Proofs take long:
+    with the others their newest verdict is told, and only if `names` asks for nothing else are
+    they made.
     """
+    if names and set(names) <= set(PROVED.values()):
+        found = prove(ws, asset, keys, tell)
+        record(ws, asset, found, run_id)
+        return found
     found = CHECKING[asset](ws, list(keys))
+    record(ws, asset, found, run_id)
+    return found + (verdicts(ws, asset, keys) if asset in PROVED else [])
+
+
+def record(ws: Workspace, asset: str, found: Sequence[Checked], run_id: str) -> None:
+    """Add results to the registry."""
     now = utc_now()
     ws.meta.add_check_results(
         [
@@ -44,4 +65,3 @@ def run_checks(ws: Workspace, asset: str, keys: Sequence[str], run_id: str = "")
             for c in found
         ]
     )  # fmt: skip
-    return found
