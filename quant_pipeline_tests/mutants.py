@@ -77,6 +77,18 @@ def build(folder: Path, *, restate: bool = False) -> SmallHome:
 def walk(ws: Workspace) -> None:
     """Data of all partitions, then models, then scores."""
     tasks = ws.tasks()
+    walk_data(ws)
+    for key in ws.grid.keys(FROM, TO):
+        for task in tasks:
+            write_folds(ws, key, task)
+        train_tasks(ws, key, tasks)
+    for key in ws.grid.keys(FROM, TO):
+        for task in tasks:
+            score_partition(ws, ws.grid.shift(key, 1), task)
+
+
+def walk_data(ws: Workspace) -> None:
+    """Features, labels and manifests of all partitions, those that were there replaced."""
     first = ws.grid.key(ws.grid.start)
     keys = ws.grid.keys(first, ws.grid.key(ws.last_session()))
     with ws.writing("test") as writing:
@@ -86,13 +98,6 @@ def walk(ws: Workspace) -> None:
     compute_features(ws, keys)
     compute_labels(ws, keys)
     write_manifests(ws, keys)
-    for key in ws.grid.keys(FROM, TO):
-        for task in tasks:
-            write_folds(ws, key, task)
-        train_tasks(ws, key, tasks)
-    for key in ws.grid.keys(FROM, TO):
-        for task in tasks:
-            score_partition(ws, ws.grid.shift(key, 1), task)
 
 
 def prove(made: SmallHome) -> list[Proof]:

@@ -23,7 +23,7 @@ from quant_pipeline_tests.test_crash import SMALL
 pytestmark = pytest.mark.skipif(
     GCC is None, reason="NO DAMAGE TEST: there is no gcc. Debian or Ubuntu: apt-get install gcc"
 )
-N_FLIPS = 250 if EVERY == 1 else 8
+N_FLIPS = 250 if EVERY == 1 else 4
 ADVICE = ("Restore a backup", "`quant reconcile`", "`quant restore")
 
 

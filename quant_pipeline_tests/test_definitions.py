@@ -39,6 +39,8 @@ CHECKS = {
     ("training_frame", "examples_are_as_recorded"),
     ("walkforward_folds", "windows_do_not_overlap"),
     ("lgbm_model", "model_is_usable"),
+    ("lgbm_model", "future_does_not_matter"),
+    ("predictions", "scores_are_rebuilt"),
     ("predictions", "scores_come_from_earlier_models"),
     ("predictions", "universe_is_scored"),
     ("predictions", "scores_are_spread"),

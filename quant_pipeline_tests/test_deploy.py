@@ -101,6 +101,7 @@ def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path):
     assert not about
 
 
+@pytest.mark.long
 def test_what_a_container_starts_serves_every_address_says_so_and_ends_with_ctrl_c(home, tmp_path):
     """On the loopback address, as tests listen nowhere else."""
     (command,) = instructions("CMD")

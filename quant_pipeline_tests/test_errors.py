@@ -18,6 +18,7 @@ TREE = {
     "DegenerateData": "QuantError",
     "GateError": "QuantError",
     "DataLate": "QuantError",
+    "ProofFailed": "QuantError",
     "AlertFailed": "QuantError",
     "StoreError": "QuantError",
     "StoreBusy": "StoreError",

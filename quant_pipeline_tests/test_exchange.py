@@ -86,10 +86,10 @@ def test_a_hostile_text_ends_its_own_process_only(other, exported):
     content = from_bytes(exported.read_bytes())
     (text,) = content["boosters"]
     draw = random.Random(3)
-    texts = [text[: draw.randrange(200, len(text))] for _ in range(3)]
+    texts = [text[: draw.randrange(200, len(text))]]
     texts += [
         text.replace("num_leaves=", "num_leaves=9", 1), text.replace("split_feature=", "x="),
-        text.replace("left_child=", "left_child=7 ", 1), "tree\nversion=v4\n", "",
+        text.replace("left_child=", "left_child=7 ", 1), "",
     ]  # fmt: skip
     before = other.state()
     for bad in texts:

@@ -28,10 +28,10 @@ _numbers = count()
 
 
 def quick(n: int) -> settings:
-    """So many examples, each of them with stores of its own; half of them in `make test`."""
+    """So many examples, each of them with stores of its own; a third of them in `make test`."""
     ignored = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
     phases = [Phase.explicit, Phase.generate]  # a smaller seed is no simpler example
-    n = n if os.environ.get("QUANT_THOROUGH") else -(-n // 2)
+    n = n if os.environ.get("QUANT_THOROUGH") else -(-n // 3)
     return settings(max_examples=n, deadline=None, suppress_health_check=ignored, phases=phases)
 
 

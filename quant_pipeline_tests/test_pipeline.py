@@ -341,6 +341,7 @@ def kill_backfill_when(made, first: date, is_reached) -> None:
     assert process.returncode == -signal.SIGKILL
 
 
+@pytest.mark.long
 def test_a_killed_backfill_goes_on_where_it_was(home, finished, market):
     """Killed while it writes labels, after its first model, and while it scores."""
     made, first = home(), date(2016, 8, 1)
@@ -457,6 +458,8 @@ daily = true
 command = ["true"]
 [housekeeping]
 weekly = true
+[proofs]
+sessions = 9
 """
 
 
@@ -469,7 +472,7 @@ def test_how_a_model_is_judged_checked_or_scheduled_does_not_change_it(used):
     decisive = set(Settings.model_fields) - DECISIVE
     assert decisive == {
         "ingest", "tasks", "metrics", "checks", "champion", "schedule", "alerts", "housekeeping",
-        "store",
+        "proofs", "store",
     }  # fmt: skip
 
 

@@ -97,6 +97,7 @@ def test_schedules_stand_still_and_would_go_by_the_clock_of_the_exchange(server)
     by_name = {schedule["name"]: schedule for schedule in found}
     assert set(by_name) == {
         "daily_score_schedule", "retrain_schedule", "housekeeping_schedule",
+        "proofs_schedule",
     }  # fmt: skip
     assert {s["scheduleState"]["status"] for s in found} == {"STOPPED"}
     assert {s["executionTimezone"] for s in found} == {"America/New_York"}

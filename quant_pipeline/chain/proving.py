@@ -97,10 +97,12 @@ def _prove_scores(ws: Workspace, key: str, tell: Tell) -> list[Checked]:
         mine = [row for row in rows if row["task_id"] == task.task_id]
         mine = mine[: ws.settings.proofs.sessions]
         results: list[Verified] = []
-        for i, row in enumerate(mine):
-            day: date = row["ts"]
-            tell(f"scoring {day} again", i, len(mine))
-            results += verify_scores(ws, ws.meta.model(row["model_id"]), day)
+        by_model: dict[str, list[date]] = {}
+        for row in mine:
+            by_model.setdefault(row["model_id"], []).append(row["ts"])
+        for i, (model_id, sessions) in enumerate(by_model.items()):
+            tell(f"scoring {len(sessions)} sessions of {key} again", i, len(by_model))
+            results += verify_scores(ws, ws.meta.model(model_id), sessions)
         bad = [v for v in results if v.outcome == "alarm"]
         words = f"{bad[0].name}: {bad[0].words}, though nothing has changed" if bad else ""
         if not results:

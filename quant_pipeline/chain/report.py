@@ -27,7 +27,7 @@ def compare(
     """
     found, spec = [], ws.settings.metrics
     for task in ws.settings.tasks:
-        rows = _scored(ws, task, first, last)
+        rows = scored_rows(ws, task, first, last)
         found.append(summarize(f"task {task.task_id}", task, rows, rows["score"].to_numpy(), spec))
     permuted = permuted_scores(ws, task, baseline_keys, last, tell)
     if permuted is not None:
@@ -38,7 +38,8 @@ def compare(
     return found
 
 
-def _scored(ws: Workspace, task: Task, first: date, last: date) -> pa.Table:
+def scored_rows(ws: Workspace, task: Task, first: date, last: date) -> pa.Table:
+    """Stored scores (symbol, ts, score, fwd_return) of sessions whose labels are known."""
     return ws.series.query(
         "SELECT p.symbol, p.ts, p.score, l.fwd_return FROM predictions p JOIN labels l "
         "USING (symbol, ts, task_id) WHERE l.reason IS NULL AND p.task_id = ? "

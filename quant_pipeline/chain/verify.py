@@ -20,7 +20,7 @@ from quant_pipeline.chain.rebuild import (
     present_at,
     present_of,
 )
-from quant_pipeline.chain.scratch import Present, scratch_home, settings_of
+from quant_pipeline.chain.scratch import scratch_home, settings_of
 from quant_pipeline.chain.stale import read_stored
 from quant_pipeline.chain.workspace import Workspace, newest_batch_id
 from quant_pipeline.errors import NoData
@@ -48,6 +48,7 @@ class Verified:
     reasons: tuple[str, ...] = ()
     agreement: dict[str, Any] = field(default_factory=dict)
     today: dict[str, Any] = field(default_factory=dict)
+    session: date | None = None
 
 
 def verify_model(ws: Workspace, model: Model) -> Verified:
@@ -139,95 +140,111 @@ def _today(ws: Workspace, model: Model, settings: Settings) -> dict[str, Any]:
 
 
 def verify_scores(
-    ws: Workspace, model: Model, session: date, symbol: str | None = None
+    ws: Workspace, model: Model, sessions: Sequence[date], symbol: str | None = None
 ) -> list[Verified]:
-    """Score a session again with a model, from prices as of the batch of its stored scores.
+    """Score sessions again with a model, from prices as of the batch of their stored scores.
 
-    One result for each batch that its scores were made from. Raises NoData if there are none.
+    One result for each session and batch that its scores were made from. What sessions of one
+    partition share is computed once. Raises NoData if there are no scores.
     """
-    stored = _stored(ws, model, session, symbol)
-    settings = scored_with(ws, model, session)
+    stored = _stored(ws, model, sessions, symbol)
+    groups = stored.group_by(["key", "price_batch_id"]).aggregate([]).to_pylist()
     found = []
-    for batch_id in sorted(set(stored["price_batch_id"].to_pylist())):
-        mine = stored.filter(pc.equal(stored["price_batch_id"], batch_id))
-        found.append(_verify_batch(ws, model, settings, session, batch_id, mine))
+    for group in groups:
+        mine = stored.filter(
+            pc.and_(*(pc.equal(stored[name], value) for name, value in group.items()))
+        )
+        found += _verify_batch(ws, model, group["price_batch_id"], mine)
+    return sorted(found, key=lambda v: v.session or date.min)
+
+
+def _stored(ws: Workspace, model: Model, sessions: Sequence[date], symbol: str | None) -> pa.Table:
+    """Stored scores: symbol, ts, score, price_batch_id and `key`, their partition."""
+    stored = ws.series.query(
+        "SELECT symbol, ts, score, price_batch_id FROM predictions WHERE list_contains(?, ts) "
+        "AND task_id = ? AND model_id = ? AND symbol = coalesce(?, symbol) ORDER BY ts, symbol",
+        [list(sessions), model.task_id, model.model_id, symbol],
+    )
+    if not len(stored):
+        whose = symbol or f"Model {model.model_id[:12]}"
+        raise NoData(
+            f"{whose} has no score of {model.task_id} on {sessions[0]}. See `quant predictions`."
+        )
+    keys = [ws.grid.key(day) for day in stored["ts"].to_pylist()]
+    return stored.append_column("key", pa.array(keys, pa.string()))
+
+
+def _verify_batch(ws: Workspace, model: Model, batch_id: int, stored: pa.Table) -> list[Verified]:
+    """Scores of one partition that were made from one batch of prices."""
+    sessions = sorted(set(stored["ts"].to_pylist()))
+    settings = scored_with(ws, model, sessions[0])
+    then = now = None
+    if settings is not None:
+        then = scored_again(ws, model, settings, sessions, batch_id)
+        newest = newest_batch_id(ws)
+        if newest != batch_id:
+            now = scored_again(ws, model, settings, sessions, newest)
+    found = []
+    for session in sessions:
+        mine = stored.filter(pc.equal(stored["ts"], pa.scalar(session, pa.date32())))
+        found.append(_compare(ws, model, settings, session, mine, then, now))
     return found
 
 
-def _stored(ws: Workspace, model: Model, session: date, symbol: str | None) -> pa.Table:
-    stored = ws.series.query(
-        "SELECT symbol, score, price_batch_id FROM predictions WHERE ts = ? AND task_id = ? "
-        "AND model_id = ? AND symbol = coalesce(?, symbol) ORDER BY symbol",
-        [session, model.task_id, model.model_id, symbol],
-    )
-    if not len(stored):
-        whose = f"{symbol} has" if symbol else f"Model {model.model_id[:12]} has"
-        raise NoData(f"{whose} no score of {model.task_id} on {session}. See `quant predictions`.")
-    return stored
+Scores = dict[tuple[date, str], float]
 
 
-def _verify_batch(
+def _compare(
     ws: Workspace,
     model: Model,
     settings: Settings | None,
     session: date,
-    batch_id: int,
     stored: pa.Table,
+    then: Scores | None,
+    now: Scores | None,
 ) -> Verified:
-    name = f"{len(stored)} scores of {model.task_id} on {session} by {model.model_id[:12]}"
-    if len(stored) == 1:
-        name = (
-            f"{stored['symbol'][0].as_py()} on {session}, {model.task_id} by {model.model_id[:12]}"
-        )
-    if settings is None:
-        reasons: tuple[str, ...] = (
-            "features and universe were set otherwise then, and are not recorded",
-        )
-        return Verified("scores", name, "explained", "not computed again", reasons)
-    then = _aligned(stored, scored_again(ws, model, settings, session, batch_id))
-    newest = newest_batch_id(ws)
+    symbols, score = stored["symbol"].to_pylist(), stored["score"].to_numpy()
+    whose = symbols[0] if len(symbols) == 1 else f"{len(symbols)} scores"
+    name = f"{whose} of {model.task_id} on {session} by {model.model_id[:12]}"
+    if settings is None or then is None:
+        reasons: tuple[str, ...] = ("other [features] or [universe] then, not recorded",)
+        words = "not computed again"
+        return Verified("scores", name, "explained", words, reasons, session=session)
+    again = np.array([then.get((session, s), np.nan) for s in symbols])
     today: dict[str, Any] = {}
-    if newest != batch_id:
-        now = _aligned(stored, scored_again(ws, model, settings, session, newest))
-        if not np.array_equal(now, then, equal_nan=True):
-            today = agreement_of(stored["score"].to_numpy(), now)
-            if len(stored) == 1:
-                today = {"score": float(now[0])}
-    score = stored["score"].to_numpy()
-    if np.array_equal(then, score):
+    if now is not None:
+        newest = np.array([now.get((session, s), np.nan) for s in symbols])
+        if not np.array_equal(newest, again, equal_nan=True):
+            today = agreement_of(score, newest)
+            if len(symbols) == 1:
+                today = {"score": float(newest[0])}
+    if np.array_equal(again.view(np.int64), score.view(np.int64)):
         words = "came out again bit for bit"
-        return Verified("scores", name, "identical", words, (), {}, today)
+        return Verified("scores", name, "identical", words, (), {}, today, session)
     reasons = why_other(ws, model, settings)
     outcome: Outcome = "explained" if reasons else "alarm"
-    n = int(np.count_nonzero(then != score))
-    words = f"{n} of {len(score)} scores came out otherwise"
-    return Verified("scores", name, outcome, words, reasons, agreement_of(score, then), today)
+    words = f"{int(np.count_nonzero(again != score))} of {len(score)} scores came out otherwise"
+    agreement = agreement_of(score, again)
+    return Verified("scores", name, outcome, words, reasons, agreement, today, session)
 
 
 def scored_again(
-    ws: Workspace, model: Model, settings: Settings, session: date, batch_id: int
-) -> pa.Table:
-    """Scores of a session (symbol, score) with a recorded model, features anew from prices."""
-    present: Present = present_at(ws, settings, session, batch_id)
+    ws: Workspace, model: Model, settings: Settings, sessions: Sequence[date], batch_id: int
+) -> Scores:
+    """Scores of sessions of a partition with a recorded model, features anew from prices."""
+    present = present_at(ws, settings, sessions[-1], batch_id)
     names = tuple(model.features)
     with scratch_home(ws, settings, present) as (made, _):
-        compute_features(made, [made.grid.key(session)])
-        with made.series.reading("verifying") as con:
-            rows = query(
-                con,
-                f"SELECT symbol, {identifiers(names)} FROM features_daily "
-                "WHERE in_universe AND ts = ? ORDER BY symbol",
-                [session],
-            )
+        compute_features(made, [made.grid.key(sessions[-1])])
+        rows = made.series.query(
+            f"SELECT symbol, ts, {identifiers(names)} FROM features_daily "
+            "WHERE in_universe AND list_contains(?, ts) ORDER BY ts, symbol",
+            [list(sessions)],
+        )
     x = np.column_stack([rows[name].to_numpy() for name in names]).astype(np.float32)
     score = score_rows(read_boosters(ws, model), x, names, names)
-    return pa.table({"symbol": rows["symbol"], "score": pa.array(score)})
-
-
-def _aligned(stored: pa.Table, found: pa.Table) -> np.ndarray:
-    """Scores found for the stored symbols, NaN where there is none."""
-    by_symbol = dict(zip(found["symbol"].to_pylist(), found["score"].to_pylist(), strict=True))
-    return np.array([by_symbol.get(s, np.nan) for s in stored["symbol"].to_pylist()], np.float64)
+    keys = zip(rows["ts"].to_pylist(), rows["symbol"].to_pylist(), strict=True)
+    return dict(zip(keys, score.tolist(), strict=True))
 
 
 def models_that_scored(
@@ -247,25 +264,21 @@ def models_that_scored(
     return [ws.meta.model(model_id) for model_id in rows["model_id"].to_pylist()]
 
 
-def verify_since(ws: Workspace, since: date, tell: Tell, most: int | None = None) -> list[Verified]:
-    """Every model that served since a date, and every session's scores; at most so many of each.
-
-    Live scores first, newest first; a limit takes the newest of them.
-    """
+def verify_since(ws: Workspace, since: date, tell: Tell) -> list[Verified]:
+    """Every model that served since a date, and the scores of every session; live scores first."""
     rows = ws.series.query(
         "SELECT DISTINCT ts, model_id, origin = 'live' AS is_live FROM predictions WHERE ts >= ? "
         "ORDER BY is_live DESC, ts DESC, model_id",
         [since],
     ).to_pylist()
-    sessions = list(dict.fromkeys((row["model_id"], row["ts"]) for row in rows))[:most]
-    ids = list(dict.fromkeys(model_id for model_id, _ in sessions))[:most]
-    models = {model_id: ws.meta.model(model_id) for model_id, _ in sessions}
+    by_model: dict[str, list[date]] = {}
+    for row in rows:
+        by_model.setdefault(row["model_id"], []).append(row["ts"])
     found = []
-    total = len(ids) + len(sessions)
-    for i, model_id in enumerate(ids):
-        tell(f"training {model_id[:12]} again", i, total)
-        found.append(verify_model(ws, models[model_id]))
-    for i, (model_id, session) in enumerate(sessions, len(ids)):
-        tell(f"scoring {session} again", i, total)
-        found += verify_scores(ws, models[model_id], session)
+    for i, (model_id, sessions) in enumerate(by_model.items()):
+        tell(f"training {model_id[:12]} again", 2 * i, 2 * len(by_model))
+        model = ws.meta.model(model_id)
+        found.append(verify_model(ws, model))
+        tell(f"scoring {len(sessions)} sessions again", 2 * i + 1, 2 * len(by_model))
+        found += verify_scores(ws, model, sessions)
     return found

@@ -339,13 +339,26 @@ def backfill(
 
 
 @app.command()
-def demo(as_json: Json = False) -> None:
+def demo(
+    synthetic: Annotated[
+        bool,
+        typer.Option("--synthetic", help="A made-up market instead, no download."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Walk the Philippine market forward and compare the scores with chance and trivial ones.
 
     Example: quant demo
     """
     from quant_pipeline.faces.demo import run_demo, show_demo
 
+    if synthetic:
+        from quant_pipeline.faces.synthetic import run_synthetic, show_synthetic
+
+        with progress() as tell:
+            made = run_synthetic(tell)
+        emit(made, as_json, lambda: show_synthetic(made))
+        return
     with progress() as tell:
         found = run_demo(tell)
     emit(found, as_json, lambda: show_demo(found))

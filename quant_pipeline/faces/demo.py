@@ -1,7 +1,7 @@
 """`quant demo`: the whole chain on the Philippine market, and an honest look at the result."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
 from typing import Any
 
@@ -33,8 +33,8 @@ def run_demo(tell: Tell) -> dict[str, Any]:
         home.settings_file.write_text(template("quant.toml"))
     prepare(home)
     ws = Workspace.open(home)
-    _require_demo_home(ws)
-    clock = _Clock()
+    require_home_of(ws, [SOURCE])
+    clock = Clock()
     tell("fetching prices", 0, 1)
     path = fetch_pse(home.raw)
     clock.lap("fetch")
@@ -58,7 +58,7 @@ def run_demo(tell: Tell) -> dict[str, Any]:
     }
 
 
-class _Clock:
+class Clock:
     """Seconds per stage; a backfill's stages are told apart by what it says it is doing."""
 
     def __init__(self) -> None:
@@ -66,11 +66,14 @@ class _Clock:
         self._began = time.monotonic()
 
     def lap(self, stage: str) -> None:
+        """Note the seconds since the last lap."""
         now = time.monotonic()
         self.laps[stage] = round(self.laps.get(stage, 0.0) + now - self._began, 1)
         self._began = now
 
     def telling(self, tell: Tell) -> Tell:
+        """Tell on, and note when features and models are done."""
+
         def told(what: str, done: int, total: int) -> None:
             if done == total and what.startswith("features"):
                 self.lap("features")
@@ -81,12 +84,14 @@ class _Clock:
         return told
 
 
-def _require_demo_home(ws: Workspace) -> None:
+def require_home_of(ws: Workspace, sources: Sequence[str]) -> None:
     """Refuse to mix the demo's market into somebody's own."""
     try:
         with ws.series.reading("demo") as con:
             others = con.execute(
-                "SELECT source FROM price_batches WHERE NOT ends_with(source, ?)", [SOURCE]
+                "SELECT source FROM price_batches WHERE NOT "
+                "list_bool_or([ends_with(source, s) FOR s IN $sources])",
+                {"sources": list(sources)},
             ).fetchall()
     except NoData:
         return
@@ -128,7 +133,7 @@ def show_demo(found: dict[str, Any]) -> None:
         "stocks a session.\n"
     )
     print_table(
-        [_shown(row) for row in found["scores"]],
+        [shown(row) for row in found["scores"]],
         {"score": "score", "rank_ic": "mean RankIC ± s.e.", "months": "months > 0",
          "spread": "top minus bottom fifth, 5-day return, gross"},
     )  # fmt: skip
@@ -148,7 +153,9 @@ def show_demo(found: dict[str, Any]) -> None:
     typer.echo("Next: quant predictions --top 5 · quant models list · quant status · quant ui")
 
 
-def _shown(row: dict[str, Any]) -> dict[str, Any]:
+def shown(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of a comparison as people read it."""
+
     def plus_minus(name: str, scale: float, digits: int, unit: str) -> str:
         value, error = row[name], row[f"{name}_se"]
         if value is None:

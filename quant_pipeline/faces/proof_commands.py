@@ -134,7 +134,7 @@ def _verify(
     models = [m for t in chosen(ws, task_id) for m in models_that_scored(ws, t, ts, symbol)]
     for i, model in enumerate(models):
         tell(f"training {model.model_id[:12]} again, and scoring {ts}", i, len(models))
-        found += [*verify_scores(ws, model, ts, symbol), verify_model(ws, model)]
+        found += [*verify_scores(ws, model, [ts], symbol), verify_model(ws, model)]
     return found
 
 

@@ -275,8 +275,8 @@ def digest_rows(rows: pa.Table) -> str:
 def columns_of(con: Connection, table: str) -> list[str]:
     """Column names of a table in order; empty if there is no such table."""
     rows = con.execute(
-        "SELECT column_name FROM information_schema.columns WHERE table_name = ? "
-        "AND table_schema = 'main' ORDER BY ordinal_position",
+        "SELECT column_name FROM duckdb_columns() WHERE table_name = ? AND schema_name = 'main' "
+        "ORDER BY column_index",
         [table],
     ).fetchall()
     return [name for (name,) in rows]

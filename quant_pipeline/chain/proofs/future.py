@@ -167,7 +167,7 @@ def prove_scores(ws: Workspace, model: Model, session: date, rng: np.random.Gene
     for batch_id in sorted(set(stored["price_batch_id"].to_pylist())):  # late bars have another
         mine = stored.filter(pc.equal(stored["price_batch_id"], batch_id))
         found = _scored(ws, model, settings, session, batch_id, rng, mine)
-        if found.equals(mine.select(found.column_names)):
+        if not first_difference("", "", mine.select(found.column_names), found, ("symbol",)):
             continue
         plain = _scored(ws, model, settings, session, batch_id, None, mine)
         finding = first_difference("scores", "predictions", plain, found, ("symbol",))

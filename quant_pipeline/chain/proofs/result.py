@@ -59,25 +59,26 @@ def first_difference(
 
     Both have the same columns and are sorted by `ts` first, each row's `keys` once.
     """
-    if expected.equals(found):
-        return None
-    ours, theirs = (_key_rows(rows, keys) for rows in (expected, found))
-    missing, extra = sorted(set(ours) - set(theirs)), sorted(set(theirs) - set(ours))
-    candidates = []
-    for rows, kind in ((missing, ("a row", "no row")), (extra, ("no row", "a row"))):
-        if rows:
-            candidates.append((rows[0], "", *kind))
-    both = sorted(set(ours) & set(theirs))
-    left = expected.take([ours[key] for key in both])
-    right = found.take([theirs[key] for key in both])
+    candidates: list[tuple[tuple[Any, ...], str, Any, Any]] = []
+    left, right = expected, found
+    order = _ordered(keys)
+    if not expected.select(order).equals(found.select(order)):
+        ours, theirs = (_key_rows(rows, order) for rows in (expected, found))
+        missing, extra = set(ours) - set(theirs), set(theirs) - set(ours)
+        candidates += [(min(missing), "", "a row", "no row")] if missing else []
+        candidates += [(min(extra), "", "no row", "a row")] if extra else []
+        both = sorted(set(ours) & set(theirs))
+        left = expected.take(pa.array([ours[key] for key in both], pa.int64()))
+        right = found.take(pa.array([theirs[key] for key in both], pa.int64()))
     for name in expected.column_names:
         at = _first_unlike(left[name], right[name])
         if at is not None:
-            candidates.append((both[at], name, left[name][at].as_py(), right[name][at].as_py()))
+            key = tuple(left[column][at].as_py() for column in order)
+            candidates.append((key, name, left[name][at].as_py(), right[name][at].as_py()))
     if not candidates:
         return None
     (key, column, before, after) = min(candidates, key=lambda c: (c[0], c[1]))
-    named = dict(zip(_ordered(keys), key, strict=True))
+    named = dict(zip(order, key, strict=True))
     return Finding(
         stage, table, str(named.get("symbol", "")), named.get("ts"), column, before, after
     )
@@ -89,7 +90,7 @@ def _ordered(keys: Sequence[str]) -> list[str]:
 
 
 def _key_rows(rows: pa.Table, keys: Sequence[str]) -> dict[tuple[Any, ...], int]:
-    columns = [rows[name].to_pylist() for name in _ordered(keys)]
+    columns = [rows[name].to_pylist() for name in keys]
     return {key: i for i, key in enumerate(zip(*columns, strict=True))}
 
 
