@@ -152,6 +152,21 @@ def test_one_check_of_an_asset_may_be_run_alone(used):
         assert [e.check_name for e in done.get_asset_check_evaluations()] == [key.name]
 
 
+def test_a_proof_is_made_where_its_check_runs_alone(used):
+    key = dg.AssetCheckKey(dg.AssetKey("predictions"), PROVED["predictions"])
+    with used.runner(recorded=True) as runner:
+        job = runner.job.get_subset(asset_selection=set(), asset_check_selection={key})
+        done = job.execute_in_process(
+            instance=runner.instance, partition_key="2016-07",
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        )  # fmt: skip
+        (found,) = done.get_asset_check_evaluations()
+    assert found.passed
+    assert found.metadata["up_5d/proved"].value == 5
+    (stored, _) = used.workspace.meta.check_results("predictions", "2016-07")[-2:]
+    assert (stored.name, stored.passed) == (key.name, True)
+
+
 @pytest.mark.parametrize("asset", list(CHECKS))
 def test_every_check_says_what_it_looks_at(asset):
     for name, text in CHECKS[asset].items():

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from quant_pipeline.chain.audit import audit
 from quant_pipeline.chain.difference import Difference, Step, diff_models, diff_scores
 from quant_pipeline.chain.proving import MODELS, SCORES, choose_sample, prove, verdicts
 from quant_pipeline.chain.verify import verify_model, verify_scores, verify_since
@@ -127,6 +128,36 @@ def test_a_changed_score_is_an_alarm_and_ends_the_command_with_1(copied):
     rows = json.loads(others.out)
     assert {row["outcome"] for row in rows} == {"identical"}
     assert [row["kind"] for row in rows] == ["scores", "model"] * 2
+
+
+@pytest.mark.parametrize(
+    ("status", "of_model", "of_scores"),
+    [
+        ("imported", "it was imported", ""),
+        ("pruned", "", "its file was pruned"),
+        ("ready", "its features are gone: No feature NOPE", ""),
+        ("older", "", "was trained with LightGBM 3.1.0"),
+    ],
+)
+def test_what_cannot_be_made_again_says_why(copied, status, of_model, of_scores):
+    model = model_of(copied)
+    changes: dict[str, Any] = {"status": "ready" if status == "older" else status}
+    if status == "ready":
+        features = model.settings["features"] | {"include": ["NOPE"]}
+        changes["settings"] = model.settings | {"features": features}
+    if status == "older":
+        changes["environment"] = model.environment | {"lightgbm": "3.1.0"}
+    change_row(copied, **changes)
+    ws = copied.workspace
+    found = verify_model(ws, model_of(copied))
+    assert of_model in " ".join(found.reasons)
+    assert found.outcome == ("explained" if of_model else "identical")
+    (scores,) = verify_scores(ws, model_of(copied), [DAY])
+    assert of_scores in " ".join(scores.reasons)
+    assert scores.outcome == ("explained" if of_scores else "identical")
+    if status == "ready":
+        audited = audit(ws, [model.asof], [ws.settings.task("up_5d")])
+        assert of_model in " ".join(p.words for p in audited if p.outcome == "unproven")
 
 
 def test_what_is_not_there_is_told(copied):

@@ -1,6 +1,6 @@
 """The look-ahead audit: proofs, on a user's own data, that no model and no score saw the future."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import date
 from itertools import groupby
 
@@ -15,6 +15,7 @@ from quant_pipeline.chain.proofs.structure import prove_sealed, prove_served, pr
 from quant_pipeline.chain.proofs.windows import prove_windows
 from quant_pipeline.chain.rebuild import compute_data, learn, present_of
 from quant_pipeline.chain.scratch import scratch_home, settings_of
+from quant_pipeline.chain.verify import Tell, why_impossible
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.errors import NoData
 from quant_pipeline.settings import Settings, Task, digest
@@ -22,7 +23,6 @@ from quant_pipeline.stores.meta import Model
 from quant_pipeline.stores.series import query
 
 IMPORTED = "imported"  # learned elsewhere, from other data
-Tell = Callable[[str, int, int], None]
 
 
 def audit(
@@ -37,8 +37,15 @@ def audit(
     The home is only read; everything is computed again in temporary folders. Raises NoData if an
     as-of has no model.
     """
-    steps = [group for asof in asofs for group in _groups(ws, models_as_of(ws, asof, tasks))]
     proofs: list[Proof] = []
+    steps = []
+    for asof in asofs:
+        models = models_as_of(ws, asof, tasks)
+        for model in models:
+            if why := why_impossible(ws, model):
+                words = f"model {model.model_id[:12]} cannot be trained again: {why}"
+                proofs.append(Proof("future", "unproven", words, asof, model.task_id))
+        steps += _groups(ws, [m for m in models if not why_impossible(ws, m)])
     for i, (settings, models) in enumerate(steps):
         tell(f"auditing {', '.join(m.task_id for m in models)} as of {models[0].asof}", i,
              len(steps) + 1)  # fmt: skip

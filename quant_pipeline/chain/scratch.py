@@ -71,7 +71,8 @@ def empty_home(ws: Workspace, settings: Settings) -> Iterator[Workspace]:
         home.models.mkdir()
         home.database.parent.mkdir()
         for name in settings.features.modules:
-            shutil.copy2(ws.home.root / f"{name}.py", root / f"{name}.py")
+            if (ws.home.root / f"{name}.py").exists():  # else the error is that of the module
+                shutil.copy2(ws.home.root / f"{name}.py", root / f"{name}.py")
         yield replace(
             ws,
             home=home,

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from quant_pipeline.chain.knowledge import models_that_knew_less
 from quant_pipeline.chain.learn import code_version, environment
-from quant_pipeline.chain.model_content import read_boosters
+from quant_pipeline.chain.model_content import read_boosters, require_same_lightgbm
 from quant_pipeline.chain.proofs.future import scored_with
 from quant_pipeline.chain.rebuild import (
     compute_data,
@@ -23,7 +23,7 @@ from quant_pipeline.chain.rebuild import (
 from quant_pipeline.chain.scratch import scratch_home, settings_of
 from quant_pipeline.chain.stale import read_stored
 from quant_pipeline.chain.workspace import Workspace, newest_batch_id
-from quant_pipeline.errors import NoData
+from quant_pipeline.errors import GateError, NoData, QuantError
 from quant_pipeline.ml.score import score_rows
 from quant_pipeline.settings import Settings, Task
 from quant_pipeline.stores.meta import Model
@@ -58,19 +58,43 @@ def verify_model(ws: Workspace, model: Model) -> Verified:
     it is trained a second time on today's, to tell what that would give.
     """
     name = f"model {model.model_id[:12]} of {model.task_id} as of {model.asof}"
+    if why := why_impossible(ws, model):
+        return Verified("model", name, "explained", "not trained again", (why,))
     settings = settings_of(ws, model)
     again, agreement = _retrained(ws, model, settings, model.price_batch_id)
     today = _today(ws, model, settings)
     if again == model.model_id:
         words = f"{model.file_bytes:,} bytes came out again as they were"
         return Verified("model", name, "identical", words, (), agreement, today)
-    reasons = why_other(ws, model, settings)
+    reasons = why_other(ws, model)
     words = f"{again[:12] or 'no model'} came out instead of {model.model_id[:12]}"
     outcome: Outcome = "explained" if reasons else "alarm"
     return Verified("model", name, outcome, words, reasons, agreement, today)
 
 
-def why_other(ws: Workspace, model: Model, settings: Settings) -> tuple[str, ...]:
+def why_impossible(ws: Workspace, model: Model) -> str:
+    """Why a model cannot be trained again here, or nothing."""
+    if model.status == "imported":
+        return "it was imported, and learned from the prices of another home"
+    try:
+        _ = replace(ws, settings=settings_of(ws, model)).feature_set_id
+    except QuantError as error:
+        return f"its features are gone: {str(error).rstrip('.')}"
+    return ""
+
+
+def why_unscored(ws: Workspace, model: Model) -> str:
+    """Why a model cannot score any more, or nothing."""
+    if model.status == "pruned":
+        return "its file was pruned"
+    try:
+        require_same_lightgbm(model)
+    except GateError as error:
+        return str(error).split(". ")[0]
+    return ""
+
+
+def why_other(ws: Workspace, model: Model) -> tuple[str, ...]:
     """What is not as it was when a model was trained: code, environment, features."""
     reasons = []
     if model.code_version != code_version():
@@ -79,8 +103,7 @@ def why_other(ws: Workspace, model: Model, settings: Settings) -> tuple[str, ...
     for part, then in model.environment.items():
         if now.get(part) != then:
             reasons.append(f"{part} {then} then, {now.get(part)} now")
-    then_ws = replace(ws, settings=settings)
-    if then_ws.feature_set_id != model.feature_set_id:
+    if replace(ws, settings=settings_of(ws, model)).feature_set_id != model.feature_set_id:
         reasons.append("features or own modules mean something else now")
     return tuple(reasons)
 
@@ -179,7 +202,9 @@ def _verify_batch(ws: Workspace, model: Model, batch_id: int, stored: pa.Table) 
     sessions = sorted(set(stored["ts"].to_pylist()))
     settings = scored_with(ws, model, sessions[0])
     then = now = None
-    if settings is not None:
+    why = "other [features] or [universe] then, not recorded" if settings is None else ""
+    why = why_unscored(ws, model) or why
+    if settings is not None and not why:
         then = scored_again(ws, model, settings, sessions, batch_id)
         newest = newest_batch_id(ws)
         if newest != batch_id:
@@ -187,7 +212,7 @@ def _verify_batch(ws: Workspace, model: Model, batch_id: int, stored: pa.Table) 
     found = []
     for session in sessions:
         mine = stored.filter(pc.equal(stored["ts"], pa.scalar(session, pa.date32())))
-        found.append(_compare(ws, model, settings, session, mine, then, now))
+        found.append(_compare(ws, model, session, mine, then, now, why))
     return found
 
 
@@ -197,19 +222,18 @@ Scores = dict[tuple[date, str], float]
 def _compare(
     ws: Workspace,
     model: Model,
-    settings: Settings | None,
     session: date,
     stored: pa.Table,
     then: Scores | None,
     now: Scores | None,
+    why: str,
 ) -> Verified:
     symbols, score = stored["symbol"].to_pylist(), stored["score"].to_numpy()
     whose = symbols[0] if len(symbols) == 1 else f"{len(symbols)} scores"
     name = f"{whose} of {model.task_id} on {session} by {model.model_id[:12]}"
-    if settings is None or then is None:
-        reasons: tuple[str, ...] = ("other [features] or [universe] then, not recorded",)
+    if then is None:
         words = "not computed again"
-        return Verified("scores", name, "explained", words, reasons, session=session)
+        return Verified("scores", name, "explained", words, (why,), session=session)
     again = np.array([then.get((session, s), np.nan) for s in symbols])
     today: dict[str, Any] = {}
     if now is not None:
@@ -221,7 +245,7 @@ def _compare(
     if np.array_equal(again.view(np.int64), score.view(np.int64)):
         words = "came out again bit for bit"
         return Verified("scores", name, "identical", words, (), {}, today, session)
-    reasons = why_other(ws, model, settings)
+    reasons = why_other(ws, model)
     outcome: Outcome = "explained" if reasons else "alarm"
     words = f"{int(np.count_nonzero(again != score))} of {len(score)} scores came out otherwise"
     agreement = agreement_of(score, again)

@@ -22,6 +22,7 @@ from quant_pipeline.chain.rebuild import (
 )
 from quant_pipeline.chain.scratch import Present, Rewritten, scratch_home, settings_of
 from quant_pipeline.chain.workspace import Workspace
+from quant_pipeline.errors import QuantError
 from quant_pipeline.settings import Settings
 from quant_pipeline.stores.meta import Model
 
@@ -207,6 +208,10 @@ def scored_with(ws: Workspace, model: Model, session: date) -> Settings | None:
     key = ws.grid.key(session)
     spec = next((b.spec_id for b in ws.meta.batches("features_daily", (key, key))), "")
     for settings in (ws.settings, settings_of(ws, model)):
-        if replace(ws, settings=settings).feature_set_id == spec:
+        try:
+            is_it = replace(ws, settings=settings).feature_set_id == spec
+        except QuantError:  # of a feature or module that is gone
+            continue
+        if is_it:
             return settings
     return None
