@@ -12,8 +12,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from quant_pipeline.chain.audit import audit, choose_asofs
 from quant_pipeline.chain.knowledge import models_that_knew_less, scores_that_knew_less
 from quant_pipeline.chain.stale import read_stored, stale_data
+from quant_pipeline.chain.verify import verify_since
 from quant_pipeline.defs.jobs import close_and_score
 from quant_pipeline_tests.homes import SmallHome, new_home, own_environment, sample_market
 
@@ -211,3 +213,15 @@ def test_each_surprise_left_its_trace(walked: Walked) -> None:
     )
     assert home.rows("SELECT count(*) FROM sessions WHERE ts = ? AND is_session", MISSED) == [(1,)]
     assert home.rows("SELECT count(*) FROM prices_rejected") == [(0,)]
+
+
+@pytest.mark.slow
+def test_every_lived_score_is_rebuilt_from_what_was_known_then(walked: Walked) -> None:
+    ws = walked.day_by_day.workspace
+    found = verify_since(ws, FIRST, lambda *_: None)
+    assert [(v.kind, v.name, v.reasons) for v in found if v.outcome != "identical"] == []
+    lived = walked.day_by_day.rows("SELECT DISTINCT ts, task_id FROM predictions")
+    assert sum(v.kind == "scores" for v in found) == len(lived)
+    assert any(v.today for v in found)  # restated since: today's history gives others
+    newest = choose_asofs(ws, ws.tasks(), 2)
+    assert [p for p in audit(ws, newest, ws.tasks()) if p.failed] == []

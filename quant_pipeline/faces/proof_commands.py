@@ -109,7 +109,7 @@ def verify(
             found = verify_since(ws, since or ws.grid.start, tell)
         else:
             found = _verify(ws, model, symbol, ts, task, tell)
-    emit([vars(v) for v in found], as_json, lambda: _show_verified(found))
+    emit([vars(v) for v in found], as_json, lambda: _show_verified(found, all_))
     if any(v.outcome == "alarm" for v in found):
         raise typer.Exit(1)
 
@@ -138,8 +138,10 @@ def _verify(
     return found
 
 
-def _show_verified(found: "Sequence[Verified]") -> None:
-    for v in found:
+def _show_verified(found: "Sequence[Verified]", briefly: bool) -> None:
+    """Each model and session; or briefly, sessions that came out identical as one line."""
+    alike = [v for v in found if briefly and v.kind == "scores" and v.outcome == "identical"]
+    for v in [v for v in found if v not in alike]:
         typer.echo(f"{'ALARM' if v.outcome == 'alarm' else v.outcome:<10} {v.name}: {v.words}.")
         for reason in v.reasons:
             typer.echo(f"           because of {reason}.")
@@ -149,6 +151,15 @@ def _show_verified(found: "Sequence[Verified]") -> None:
             typer.echo(f"           Then and now: {_in_words(v.agreement)}.")
         if v.today:
             typer.echo(f"           Today's history would give {_in_words(v.today)}.")
+    if alike:
+        typer.echo(f"identical  {count(len(alike), 'session')} of scores: came out again bit for bit.")
+    moved = [v.today for v in alike if v.today]
+    if moved:
+        least = min((t["correlation"] for t in moved if t.get("correlation")), default=None)
+        typer.echo(
+            f"           Today's history would give others on {len(moved)} of them"
+            + (f", with a correlation of {least:.4f} or more." if least is not None else ".")
+        )
     counted = Counter[str](v.outcome for v in found)
     say(", ".join(f"{n} {outcome}" for outcome, n in counted.items()) + ".")
 
