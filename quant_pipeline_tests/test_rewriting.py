@@ -23,7 +23,13 @@ CUT = date(2020, 3, 31)
 def newest_bars(names: list[str]) -> pa.Table:
     n = len(names)
     prices = {c: np.linspace(1.0, 9.0, n) for c in ("open", "high", "low", "close", "adj_index")}
-    return pa.table({"symbol": pa.array(names, pa.string()), **prices, "volume": np.full(n, 1e4)})
+    ended = [CUT - timedelta(days=n - i) if i < n // 2 else CUT for i in range(n)]
+    return pa.table(
+        {
+            "symbol": pa.array(names, pa.string()), "ts": pa.array(ended, pa.date32()), **prices,
+            "volume": np.full(n, 1e4),
+        }
+    )  # fmt: skip
 
 
 @given(seed=st.integers(0, 10_000), n=st.integers(1, 30))
@@ -36,6 +42,8 @@ def test_made_up_bars_are_later_plausible_and_of_new_symbols_too(seed, n):
     bars = make_up_bars(newest_bars(names), sessions["ts"].combine_chunks(), rng).to_pandas()
     assert (bars["ts"] > CUT).all()
     assert set(bars["symbol"]) - set(names)
+    gone = [f"S{i}" for i in range(n // 2)]  # the longest first
+    assert not set(bars["symbol"]) & set(gone[::2])
     assert (bars["low"] <= bars[["open", "close"]].min(axis=1) * (1 + 1e-12)).all()
     assert (bars["high"] >= bars[["open", "close"]].max(axis=1) * (1 - 1e-12)).all()
     assert (bars[["open", "low", "close", "adj_index", "volume"]] > 0).all().all()

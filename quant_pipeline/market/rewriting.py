@@ -34,12 +34,14 @@ def make_up_sessions(last: date, n_days: int, rng: np.random.Generator) -> pa.Ta
 def make_up_bars(newest: pa.Table, dates: pa.Array, rng: np.random.Generator) -> pa.Table:
     """Bars on made-up dates: symbol, ts, prices, adj_index, volume; sorted by symbol, ts.
 
-    `newest` holds the last known bar of each symbol. A fifth of the symbols end; the others go on
-    from the level of another symbol, with moves of 20% a day and holes; new ones are listed.
+    `newest` holds the last known bar of each symbol. A fifth of the symbols end, and of those that
+    had ended every second one stays away; the others go on, or come back, from the level of
+    another symbol, with moves of 20% a day and holes; new ones are listed.
     """
     names = newest["symbol"].to_pylist()
     levels = {name: newest[name].to_numpy()[rng.permutation(len(names))] for name in BAR_COLUMNS}
     stays = rng.random(len(names)) < 0.8
+    stays[_ended(newest["ts"].to_numpy())[::2]] = False
     everyone = [name for name, here in zip(names, stays, strict=True) if here]
     chosen = {name: values[stays] for name, values in levels.items()}
     new = _strangers(names)
@@ -106,6 +108,12 @@ def rewrite_memberships(members: pa.Table, last: date, rng: np.random.Generator)
             "last": pa.array(rows["last"], pa.date32()),
         }
     )
+
+
+def _ended(last: npt.NDArray[np.datetime64]) -> npt.NDArray[np.intp]:
+    """Symbols whose last bar is older than the newest of all, the longest gone first."""
+    order = np.argsort(last, kind="stable")
+    return order[last[order] < last[order[-1:]]]
 
 
 def _strangers(names: list[str]) -> list[str]:
