@@ -1,4 +1,4 @@
-"""`quant demo --synthetic` from an empty folder: what was planted is found, and all of it proved."""
+"""`quant demo --synthetic` from an empty folder: what was planted is found, all of it proved."""
 
 from pathlib import Path
 
