@@ -152,7 +152,9 @@ def _show_verified(found: "Sequence[Verified]", briefly: bool) -> None:
         if v.today:
             typer.echo(f"           Today's history would give {_in_words(v.today)}.")
     if alike:
-        typer.echo(f"identical  {count(len(alike), 'session')} of scores: came out again bit for bit.")
+        typer.echo(
+            f"identical  {count(len(alike), 'session')} of scores: came out again bit for bit."
+        )
     moved = [v.today for v in alike if v.today]
     if moved:
         least = min((t["correlation"] for t in moved if t.get("correlation")), default=None)
