@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from hypothesis import settings
 
+from quant_pipeline.chain.prices import publish_prices
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline_tests.homes import (
     WALK_FROM,
@@ -52,6 +53,7 @@ def finished(tmp_path_factory, market) -> SmallHome:
     with own_environment(folder):
         made = new_home(folder / "home")
         made.ingest(market)
+        publish_prices(made.workspace)
         made.backfill(WALK_FROM, recorded=True)
     return made
 

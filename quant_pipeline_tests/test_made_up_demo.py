@@ -25,7 +25,7 @@ def found(home: Path) -> dict:
 def test_scores_find_what_was_planted_and_no_more(found):
     for score in found["scores"]:
         planted = found["planted_ic"][score["score"].removeprefix("task ").split(":")[0]]
-        assert abs(score["rank_ic"] - planted) < 3.0 * score["se"]
+        assert abs(score["rank_ic"] - planted) < 3.0 * score["rank_ic_se"]
     assert found["events"]["split"] == found["symbols"]
 
 

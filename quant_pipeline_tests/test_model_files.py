@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from quant_pipeline.errors import ModelFileError
 from quant_pipeline.stores import model_files
-from quant_pipeline.stores.model_files import ModelFiles, from_bytes, to_bytes, write_durably
+from quant_pipeline.stores.durable import write_durably
+from quant_pipeline.stores.model_files import ModelFiles, from_bytes, to_bytes
 
 CONTENT: dict[str, Any] = {
     "booster": "tree\nversion=v4\n",

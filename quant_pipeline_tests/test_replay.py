@@ -220,8 +220,8 @@ def test_every_lived_score_is_rebuilt_from_what_was_known_then(walked: Walked) -
     ws = walked.day_by_day.workspace
     found = verify_since(ws, FIRST, lambda *_: None)
     assert [(v.kind, v.name, v.reasons) for v in found if v.outcome != "identical"] == []
-    lived = walked.day_by_day.rows("SELECT DISTINCT ts, task_id FROM predictions")
-    assert sum(v.kind == "scores" for v in found) == len(lived)
+    lived = walked.day_by_day.rows("SELECT DISTINCT ts, price_batch_id FROM predictions")
+    assert sorted(v.session for v in found if v.session) == sorted(ts for ts, _ in lived)
     assert any(v.today for v in found)  # restated since: today's history gives others
     newest = choose_asofs(ws, ws.tasks(), 2)
     assert [p for p in audit(ws, newest, ws.tasks()) if p.failed] == []

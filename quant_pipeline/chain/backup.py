@@ -11,7 +11,7 @@ from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.errors import SettingsError, StoreError
 from quant_pipeline.settings import Home
 from quant_pipeline.stores.copies import copy_duckdb, copy_sqlite
-from quant_pipeline.stores.model_files import sync
+from quant_pipeline.stores.durable import sync
 
 Tell = Callable[[str, int, int], None]
 UNFINISHED = ".restoring"  # is in a folder until its restore has ended

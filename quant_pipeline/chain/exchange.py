@@ -11,8 +11,9 @@ from quant_pipeline.chain.model_content import check_content, require_same_light
 from quant_pipeline.chain.vet import vet
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.errors import ModelFileError, SourceError
+from quant_pipeline.stores.durable import write_durably
 from quant_pipeline.stores.meta import Model
-from quant_pipeline.stores.model_files import from_bytes, read_once, write_durably
+from quant_pipeline.stores.model_files import from_bytes, read_once
 
 MAX_ROW_BYTES = 64 << 20
 FIELDS: Any = {name: (field.annotation, ...) for name, field in Model.model_fields.items()}

@@ -5,6 +5,7 @@ from datetime import date
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from quant_pipeline.chain.model_content import read_boosters
 from quant_pipeline.chain.predict import lost_features, refuse_lost
@@ -44,15 +45,31 @@ def explain_prediction(ws: Workspace, task: Task, symbol: str, day: date) -> dic
         x = _features(ws, con, model, "symbol = ? AND ts = ?", [symbol, day], [key])
     if not len(x):
         raise NoData(f"{symbol} has no features on {day} any more: its bar was deleted.")
+    return _explain(ws, model, x, symbol, day, stored[0]["score"])
+
+
+def explain_features(
+    ws: Workspace, model: Model, features: pa.Table, symbol: str, day: date, score: float
+) -> dict[str, Any]:
+    """The same of a score whose features are given, as a table of one row."""
+    known = set(features.column_names)
+    refuse_lost(model, {n: "is no feature any more" for n in model.features if n not in known})
+    x = np.array([[features[name][0].as_py() for name in model.features]], np.float32)
+    return _explain(ws, model, x, symbol, day, score)
+
+
+def _explain(
+    ws: Workspace, model: Model, x: np.ndarray, symbol: str, day: date, score: float
+) -> dict[str, Any]:
     boosters, names = read_boosters(ws, model), tuple(model.features)
     parts = explain_rows(boosters, x, names, names)[0]
     order = np.argsort(-np.abs(parts[:-1]), kind="stable")
     return {
         "symbol": symbol,
         "ts": day,
-        "task": task.task_id,
+        "task": model.task_id,
         "model": model.model_id[:12],
-        "score": stored[0]["score"],
+        "score": score,
         "score_now": float(score_rows(boosters, x, names, names)[0]),
         "raw": float(parts.sum()),
         "base": float(parts[-1]),

@@ -121,7 +121,7 @@ def _judge(
     """One group. Targets come from whole sessions, and a session without its scores is a gap."""
     spec, least = ws.settings.metrics, ws.settings.metrics.min_names
     mine = rows.filter(pa.array(is_mine))
-    span = _with_gaps(ws, rows, mine["ts"][0].as_py(), mine["ts"][-1].as_py())
+    span = with_gaps(ws, rows, mine["ts"][0].as_py(), mine["ts"][-1].as_py())
     ts, symbol = days(span["ts"]), span["symbol"].to_numpy()
     score, label, fwd_return, value = (
         span[name].to_numpy().astype(np.float64)
@@ -130,7 +130,7 @@ def _judge(
     target = np.full(len(ts), np.nan)
     known = np.isfinite(fwd_return)
     target[known] = make_target(task, ts[known], label[known], fwd_return[known])
-    score[~_of_group(rows, is_mine, span)] = np.nan
+    score[~of_group(rows, is_mine, span)] = np.nan
     _, session = index_sessions(ts)
     score[np.bincount(session[np.isfinite(score)], minlength=session[-1] + 1)[session] < least] = (
         np.nan
@@ -159,7 +159,7 @@ def _judge(
             "n_unpriced": mean_of_defined(portfolio.n_unpriced),
             "tied": mean_of_defined(portfolio.tied),
         },
-        "decay": ic_decay(*usual, fwd_return, _lags(task), task.horizon, least),
+        "decay": ic_decay(*usual, fwd_return, decay_lags(task), task.horizon, least),
         "quantiles": [mean_of_defined(column) for column in by_quantile.T],
         "quantiles_se": [newey_west_se(column, lag) for column in by_quantile.T],
     }
@@ -181,7 +181,7 @@ def _beside(name: str, task: Task, mine: pa.Table, spec: MetricSettings) -> dict
     }
 
 
-def _with_gaps(ws: Workspace, rows: pa.Table, first: date, last: date) -> pa.Table:
+def with_gaps(ws: Workspace, rows: pa.Table, first: date, last: date) -> pa.Table:
     """Rows from one session to another, with an empty row for each market session without any."""
     with ws.series.reading("judging") as con:
         sessions = read_sessions(con)["ts"]
@@ -208,14 +208,15 @@ def _numbers(is_kept: pa.ChunkedArray) -> pa.Array:
     return pa.array(np.flatnonzero(is_kept.to_numpy()))
 
 
-def _of_group(rows: pa.Table, is_mine: np.ndarray, span: pa.Table) -> np.ndarray:
+def of_group(rows: pa.Table, is_mine: np.ndarray, span: pa.Table) -> np.ndarray:
     """Which rows of the span belong to the group."""
     number = span["row"].to_numpy()
     found: np.ndarray = (number >= 0) & is_mine[np.maximum(number, 0)]
     return found
 
 
-def _lags(task: Task) -> Sequence[int]:
+def decay_lags(task: Task) -> Sequence[int]:
+    """Ages of scores, in sessions, whose RankIC with today's returns is told."""
     return [0, 1, task.horizon, 2 * task.horizon, 4 * task.horizon]
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from quant_pipeline.chain.judged import publish_judged
 from quant_pipeline.chain.panel import days
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.ml.metrics import session_outcomes
@@ -99,3 +100,4 @@ def publish_outcomes(ws: Workspace, keys: Sequence[str]) -> None:
         )
         if len(rows):
             ws.published.write("outcomes", key, rows)
+    publish_judged(ws, keys)

@@ -337,6 +337,20 @@ def publish_predictions(ws: Workspace, keys: Sequence[str]) -> None:
         )
         if len(rows):
             ws.published.write("predictions", key, _with_percentile(rows))
+    _publish_newest_features(ws)
+
+
+def _publish_newest_features(ws: Workspace) -> None:
+    """Put the features of the newest scored session where readers find them, to explain scores."""
+    with ws.series.reading("publishing") as con:
+        newest = fetch_row(con, "SELECT max(ts) FROM predictions")[0]
+        if newest is None:
+            return
+        rows = query(
+            con, "SELECT * FROM features_daily WHERE in_universe AND ts = ? ORDER BY symbol",
+            [newest],
+        )  # fmt: skip
+    ws.published.write("newest_features", "all", rows)
 
 
 def _with_percentile(rows: pa.Table) -> pa.Table:

@@ -61,6 +61,7 @@ _PUBLISHED = {
     "coverage": "SELECT ts, n_bars, is_session FROM sessions ORDER BY ts",
     "coverage_by_symbol": "SELECT symbol, min(ts) AS first_ts, max(ts) AS last_ts, "
     "count(*) AS n_bars FROM prices_daily GROUP BY symbol ORDER BY symbol",
+    "changes": "SELECT * FROM price_changes ORDER BY kind, ts, batch_id",
     "rejected": "SELECT * FROM prices_rejected ORDER BY batch_id, source, symbol, ts, reason",
     "restated": "SELECT * FROM prices_restated ORDER BY batch_id, symbol, ts",
 }

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from quant_pipeline.errors import SettingsError
 from quant_pipeline.settings import Home, load_settings
+from quant_pipeline.stores.durable import write_durably
 from quant_pipeline.stores.locks import held
-from quant_pipeline.stores.model_files import write_durably
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance

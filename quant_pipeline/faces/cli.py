@@ -12,9 +12,18 @@ from quant_pipeline.errors import QuantError, SettingsError
 from quant_pipeline.faces.care import backup, doctor, reconcile, restore, upgrade
 from quant_pipeline.faces.champion_commands import models_app
 from quant_pipeline.faces.feature_commands import features_app
-from quant_pipeline.faces.model_commands import MODEL_COLUMNS, model_row
-from quant_pipeline.faces.options import Day, Json, TaskId, chosen, open_workspace
+from quant_pipeline.faces.model_commands import model_row, print_models
+from quant_pipeline.faces.options import (
+    Csv,
+    Day,
+    Json,
+    TaskId,
+    chosen,
+    open_workspace,
+)
 from quant_pipeline.faces.output import (
+    QUIET,
+    advise,
     emit,
     parse_day,
     print_table,
@@ -23,6 +32,7 @@ from quant_pipeline.faces.output import (
     say,
     strange_word,
 )
+from quant_pipeline.faces.page_commands import report, ui, web
 from quant_pipeline.faces.prediction_commands import predictions_app
 from quant_pipeline.faces.proof_commands import audit, diff, verify
 from quant_pipeline.faces.run_commands import run_app
@@ -37,6 +47,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=True,
 )
+
+
+@app.callback()
+def everywhere(
+    quiet: Annotated[
+        bool, typer.Option(QUIET, help="Tell no progress; may stand after any command, too.")
+    ] = False,
+) -> None:
+    """Say what holds for every command; `main` looks after it."""
+
+
 app.add_typer(models_app, name="models")
 app.add_typer(features_app, name="features")
 app.add_typer(predictions_app, name="predictions")
@@ -51,6 +72,9 @@ app.command()(upgrade)
 app.command()(audit)
 app.command()(verify)
 app.command()(diff)
+app.command()(report)
+app.command()(ui)
+app.command()(web)
 prices_app = typer.Typer(
     help="Stored prices and their versions.", no_args_is_help=True, rich_markup_mode=None
 )
@@ -70,8 +94,9 @@ def main() -> None:
         if problem := strange_word(word):
             say(f"Error: {problem}")
             sys.exit(2)
+    words = sys.argv[1:]
     try:
-        app()
+        app(args=[w for w in words if w != QUIET], prog_name="quant")
     except QuantError as error:
         sys.exit(f"Error: {printable(str(error))}")
     except SystemExit as end:
@@ -106,7 +131,7 @@ def init(
     """
     from quant_pipeline.defs.instance import prepare, template
     from quant_pipeline.settings import Home
-    from quant_pipeline.stores.model_files import write_durably
+    from quant_pipeline.stores.durable import write_durably
 
     home = Home(folder.resolve()) if folder else Home.from_environment()
     home.data.mkdir(parents=True, exist_ok=True)
@@ -206,6 +231,7 @@ def price_history(
     symbol: Annotated[str, typer.Option(help="The symbol.")],
     ts: Annotated[date, typer.Option(parser=parse_day, metavar="DATE", help="The session.")],
     as_json: Json = False,
+    as_csv: Csv = False,
 ) -> None:
     """Show every version of one bar: what was known about it from which batch on.
 
@@ -214,7 +240,7 @@ def price_history(
     from quant_pipeline.faces.prices import find_history, show_history
 
     rows = find_history(open_workspace(), symbol, ts)
-    emit(rows, as_json, lambda: show_history(rows))
+    emit(rows, as_json, lambda: show_history(rows), as_csv)
 
 
 @prices_app.command("restated")
@@ -226,6 +252,7 @@ def price_restatements(
         bool, typer.Option("--reach", help="Tell which models and scores knew less, and why.")
     ] = False,
     as_json: Json = False,
+    as_csv: Csv = False,
 ) -> None:
     """List bars that changed after they were stored, or came after their window was sealed.
 
@@ -234,7 +261,7 @@ def price_restatements(
     from quant_pipeline.faces.prices import find_restated, show_restated
 
     found = find_restated(open_workspace(), from_, to, symbol, with_reach=reach)
-    emit(found, as_json, lambda: show_restated(found))
+    emit(found["restated"] if as_csv else found, as_json, lambda: show_restated(found), as_csv)
 
 
 @app.command()
@@ -277,7 +304,9 @@ def train(asof: Day = None, task: TaskId = None, as_json: Json = False) -> None:
         raise NotEnoughHistory(refused[key])
     for reason in refused.values():
         say(f"Not trained: {reason}")
-    emit(rows, as_json, lambda: print_table(rows, MODEL_COLUMNS))
+    emit(rows, as_json, lambda: print_models(rows))
+    if not as_json:
+        advise("quant score · quant models list")
 
 
 @app.command()
@@ -311,6 +340,8 @@ def score(
         else:
             rows = score_sessions(ws, from_, to, tasks, tell)
     emit(rows, as_json, lambda: print_table(rows))
+    if not as_json:
+        advise("quant predictions --top 5 · quant ui")
 
 
 @app.command()
@@ -336,6 +367,8 @@ def backfill(
     with progress() as tell:
         found = run_backfill(ws, from_, to, chosen(ws, task), assets, dry_run, jobs, tell)
     emit(vars(found), as_json, lambda: show_backfill(found, dry_run))
+    if not as_json:
+        advise("the same without --dry-run" if dry_run else "quant predictions report · quant ui")
 
 
 @app.command()
@@ -362,30 +395,6 @@ def demo(
     with progress() as tell:
         found = run_demo(tell)
     emit(found, as_json, lambda: show_demo(found))
-
-
-@app.command()
-def ui(
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 3000,
-    host: Annotated[
-        str,
-        typer.Option(
-            help="Address to listen on. With any other one, whoever reaches it can run jobs: "
-            "there is no login."
-        ),
-    ] = "127.0.0.1",
-    name: Annotated[
-        list[str] | None,
-        typer.Option(help="Another name under which browsers reach it, as behind a proxy."),
-    ] = None,
-) -> None:
-    """Open the Dagster web UI of this home, with the daemon that runs what it starts.
-
-    Example: quant ui --port 3001
-    """
-    from quant_pipeline.faces.server import serve
-
-    serve(open_workspace().home, host, port, name or ())
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from quant_pipeline.faces.options import Day, Json, open_workspace
+from quant_pipeline.faces.options import Csv, Day, Json, open_workspace
 from quant_pipeline.faces.output import emit
 
 features_app = typer.Typer(
@@ -18,6 +18,7 @@ def list_features(
         bool, typer.Option("--all", help="All that there are, not only those of quant.toml.")
     ] = False,
     as_json: Json = False,
+    as_csv: Csv = False,
 ) -> None:
     """List features: name, sessions that its window looks back, inputs, formula.
 
@@ -29,7 +30,7 @@ def list_features(
     from quant_pipeline.faces.features import find_features, show_features
 
     rows = find_features(None if all_ else open_workspace())
-    emit(rows, as_json, lambda: show_features(rows))
+    emit(rows, as_json, lambda: show_features(rows), as_csv)
 
 
 @features_app.command("show")

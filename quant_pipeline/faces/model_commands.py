@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from quant_pipeline.faces.options import Json, TaskId, open_workspace
-from quant_pipeline.faces.output import cell, count, emit, print_table
+from quant_pipeline.faces.options import Csv, Json, TaskId, open_workspace
+from quant_pipeline.faces.output import advise, cell, count, emit, print_table
 
 models_app = typer.Typer(help="Trained models.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -28,8 +28,14 @@ def model_row(model: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def print_models(rows: list[dict[str, Any]]) -> None:
+    """Models as a table, without metrics that none of them has."""
+    known = {c: name for c, name in MODEL_COLUMNS.items() if any(r[c] is not None for r in rows)}
+    print_table(rows, known)
+
+
 @models_app.command("list")
-def list_models(task: TaskId = None, as_json: Json = False) -> None:
+def list_models(task: TaskId = None, as_json: Json = False, as_csv: Csv = False) -> None:
     """List the trained models, oldest as-of first; metrics are of their test windows.
 
     Example: quant models list --task up_5d
@@ -40,11 +46,13 @@ def list_models(task: TaskId = None, as_json: Json = False) -> None:
     rows = [model_row(m) for m in ws.meta.models(task)]
 
     def show() -> None:
-        print_table(rows, MODEL_COLUMNS)
+        print_models(rows)
         if not rows:
             typer.echo("No model has been trained yet. Run `quant train`, or `quant demo`.")
+        else:
+            advise(f"quant models show {rows[-1]['model']} · quant models explain ID · quant ui")
 
-    emit(rows, as_json, show)
+    emit(rows, as_json, show, as_csv)
 
 
 @models_app.command("show")

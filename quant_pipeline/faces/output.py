@@ -1,5 +1,6 @@
 """How results, progress and errors reach people and programs."""
 
+import csv
 import json
 import sys
 import time
@@ -12,14 +13,32 @@ import typer
 
 Row = Mapping[str, Any]
 LONGEST_WORD = 4096
+QUIET = "--quiet"
 
 
-def emit(data: Any, as_json: bool, show: Callable[[], None]) -> None:
-    """Print data as JSON for programs, or let `show` print it for people."""
-    if as_json:
+def emit(data: Any, as_json: bool, show: Callable[[], None], as_csv: bool = False) -> None:
+    """Print data as JSON, or rows as CSV, for programs, or let `show` print it for people."""
+    if as_csv:
+        print_csv(data)
+    elif as_json:
         typer.echo(json.dumps(data, default=str, allow_nan=False, indent=2))
     else:
         show()
+
+
+def print_csv(rows: Sequence[Row]) -> None:
+    """Rows as CSV: every key a column, a missing value empty, what is nested as JSON."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    out = csv.DictWriter(sys.stdout, names, lineterminator="\n")
+    out.writeheader()
+    for row in rows:
+        out.writerow({name: _csv_cell(row.get(name)) for name in names})
+
+
+def _csv_cell(value: Any) -> Any:
+    if value is None or value != value:
+        return ""
+    return json.dumps(value, default=str) if isinstance(value, dict | list | tuple) else value
 
 
 def print_table(rows: Sequence[Row], columns: Mapping[str, str] | None = None) -> None:
@@ -70,6 +89,12 @@ def say(text: str = "") -> None:
     typer.echo(text, err=True)
 
 
+def advise(text: str) -> None:
+    """Tell a person at a terminal what to type next; programs and logs get nothing."""
+    if sys.stderr.isatty() and QUIET not in sys.argv[1:]:
+        say(f"Next: {text}")
+
+
 def printable(text: str) -> str:
     """A message whose control characters, which could change a terminal, are written as codes."""
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
@@ -90,18 +115,33 @@ def strange_word(word: str) -> str:
 
 @contextmanager
 def progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Tell what is being done: a bar on a terminal, plain lines elsewhere; on stderr."""
+    """Tell what is being done: a bar on a terminal, plain lines elsewhere; on stderr.
+
+    How long the rest may take is told once a part of it is done; nothing at all with --quiet.
+    """
+    if QUIET in sys.argv[1:]:
+        yield lambda _what, _done, _total: None
+        return
     if not sys.stderr.isatty():
         yield _plain_progress()
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
         bar = bars.add_task("starting", total=None)
@@ -114,13 +154,30 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
 
 def _plain_progress() -> Callable[[str, int, int], None]:
     began = time.monotonic()
+    part = [0, began]  # how many there are of what is being done, and since when
 
     def tell(what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if total != part[0] or not done:
+            part[:] = total, now
         if done < total:
             count = f" ({done + 1} of {total})" if total > 1 else ""
-            say(f"[{time.monotonic() - began:5.0f} s] {what}{count}")
+            left = (now - part[1]) / done * (total - done) if done else 0.0
+            rest = f", about {in_time(left)} left" if left >= 10.0 else ""
+            say(f"[{now - began:5.0f} s] {what}{count}{rest}")
 
     return tell
+
+
+def in_time(seconds: float) -> str:
+    """A duration for people.
+
+    >>> in_time(34.4), in_time(250), in_time(8000)
+    ('34 s', '4 min', '2.2 h')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def parse_day(text: str) -> date:

@@ -6,8 +6,16 @@ from typing import Annotated
 import typer
 
 from quant_pipeline.errors import NoData
-from quant_pipeline.faces.options import Day, Json, TaskId, chosen, open_workspace
-from quant_pipeline.faces.output import emit, parse_day, print_table, progress
+from quant_pipeline.faces.options import (
+    Csv,
+    Day,
+    Json,
+    TaskId,
+    chosen,
+    find_home,
+    open_workspace,
+)
+from quant_pipeline.faces.output import advise, emit, parse_day, print_table, progress
 from quant_pipeline.faces.report import show_group
 
 predictions_app = typer.Typer(
@@ -31,6 +39,7 @@ def predictions(
     symbol: Annotated[str | None, typer.Option(help="Only this symbol.")] = None,
     top: Annotated[int | None, typer.Option(min=1, help="The K best of each session.")] = None,
     as_json: Json = False,
+    as_csv: Csv = False,
 ) -> None:
     """Show stored scores (default: the newest session), best first.
 
@@ -39,13 +48,24 @@ def predictions(
     if context.invoked_subcommand is not None:
         return
     from quant_pipeline.faces.reading import read_predictions
+    from quant_pipeline.settings import load_settings
+    from quant_pipeline.stores.published import Published
 
-    ws = open_workspace()
+    home = find_home()
+    settings = load_settings(home)
     if task:
-        ws.settings.task(task)
-    rows = read_predictions(ws, task=task, first=ts or from_, last=ts or to, symbol=symbol, top=top)
+        settings.task(task)
+    days = {"first": ts or from_, "last": ts or to}
+    published = Published(home.published)
+    rows = read_predictions(published, task=task, symbol=symbol, top=top, **days)
     shown = [{**row, "model": row["model_id"][:12]} for row in rows]
-    emit(rows, as_json, lambda: print_table(shown, COLUMNS))
+
+    def show() -> None:
+        print_table(shown, COLUMNS)
+        one = f"--symbol {rows[0]['symbol']} --ts {rows[0]['ts']} --task {rows[0]['task_id']}"
+        advise(f"quant predictions explain {one} · quant predictions report")
+
+    emit(rows, as_json, show, as_csv)
 
 
 @predictions_app.command()

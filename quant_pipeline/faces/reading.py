@@ -1,4 +1,4 @@
-"""What commands read without a database: published Parquet, and no Dagster."""
+"""What `quant predictions` reads: published Parquet; no database, no registry, no Dagster."""
 
 from datetime import date
 from typing import Any
@@ -6,12 +6,16 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from quant_pipeline.chain.workspace import Workspace
-from quant_pipeline.errors import NoData
+from quant_pipeline.errors import NoData, unknown_name
+from quant_pipeline.stores.published import Published
+
+NO_PREDICTIONS = (
+    "No predictions are stored yet. Run `quant backfill --from D --to D`, or `quant demo`."
+)
 
 
 def read_predictions(
-    ws: Workspace,
+    published: Published,
     *,
     task: str | None,
     first: date | None,
@@ -29,13 +33,11 @@ def read_predictions(
         where &= ds.field("ts") <= last
     if symbol:
         where &= ds.field("symbol") == symbol.upper()
-    rows = ws.published.read("predictions", where)
+    rows = published.read("predictions", where)
     if rows is None:
-        raise NoData(
-            "No predictions are stored yet. Run `quant backfill --from D --to D`, or `quant demo`."
-        )
+        raise NoData(NO_PREDICTIONS)
     if not len(rows):
-        raise NoData("No stored score matches. `quant status` tells which sessions are scored.")
+        raise NoData(_why_none(published, symbol))
     if first is None and last is None and symbol is None:
         rows = rows.filter(pc.equal(rows["ts"], pc.max(rows["ts"])))
     order = [("ts", "descending"), ("task_id", "ascending"), ("score", "descending"),
@@ -51,3 +53,14 @@ def read_predictions(
         if counts[group] <= top:
             kept.append(row)
     return kept
+
+
+def _why_none(published: Published, symbol: str | None) -> str:
+    """Tell of a symbol that has no score at all, and of the ones that are like it."""
+    advice = "`quant status` tells which sessions are scored."
+    if symbol:
+        scored = published.read("predictions", columns=["symbol"])
+        known = pc.unique(scored["symbol"]).to_pylist() if scored is not None else []
+        if symbol.upper() not in known:
+            return f"{unknown_name('score of', symbol, known)} {advice}"
+    return f"No stored score matches. {advice}"

@@ -42,7 +42,7 @@ def retrain(as_json: Json = False) -> None:
     Example: quant run retrain
     """
     from quant_pipeline.defs.jobs import run_job
-    from quant_pipeline.faces.model_commands import MODEL_COLUMNS, model_row
+    from quant_pipeline.faces.model_commands import model_row, print_models
 
     ws = open_workspace()
     with progress() as tell:
@@ -52,7 +52,7 @@ def retrain(as_json: Json = False) -> None:
     models = ws.meta.models()
     newest = max(m.asof for m in models)
     rows = [model_row(m) for m in models if m.asof == newest]
-    emit(rows, as_json, lambda: print_table(rows, MODEL_COLUMNS))
+    emit(rows, as_json, lambda: print_models(rows))
 
 
 @run_app.command()

@@ -1,21 +1,17 @@
 """`quant status`: what is there, what is stale or late and why, and what to type."""
 
-from datetime import date, timedelta
 from typing import Any
 
 import typer
 
 from quant_pipeline.chain.knowledge import models_that_knew_less
+from quant_pipeline.chain.lateness import find_late
 from quant_pipeline.chain.prices import count_prices
 from quant_pipeline.chain.seal import judge_until, read_counts, waiting_message
 from quant_pipeline.chain.stale import Stored, read_stored, stale_data
 from quant_pipeline.chain.workspace import Workspace
-from quant_pipeline.errors import NoData, SettingsError
+from quant_pipeline.errors import NoData
 from quant_pipeline.faces.output import print_table
-from quant_pipeline.market.calendars import closed_sessions
-from quant_pipeline.market.closing import judge_coverage
-
-OLD_DAYS = 5
 
 
 def find_status(ws: Workspace) -> dict[str, Any]:
@@ -31,7 +27,7 @@ def find_status(ws: Workspace) -> dict[str, Any]:
         "last_session": stored.last_session.isoformat(),
     }
     found["windows"] = _find_windows(ws, stored)
-    found["late"] = _find_late(ws, stored)
+    found["late"] = _find_late(ws)
     found["stale"] = {asset: why for asset, why in stale_data(ws, stored).items() if why}
     found["models_that_knew_less"] = [
         {"model_id": m["model_id"], "task_id": m["task_id"], "asof": m["asof"].isoformat()}
@@ -57,50 +53,11 @@ def _find_windows(ws: Workspace, stored: Stored) -> dict[str, Any]:
     }
 
 
-def _find_late(ws: Workspace, stored: Stored) -> list[str]:
-    """What should be there by now and is not, in words."""
-    late = []
-    today, last = ws.today(), stored.last_session
-    name = ws.settings.sessions.calendar
-    if name:
-        late += _missing_sessions(name, last, today)
-    elif (today - last).days > OLD_DAYS:
-        late.append(
-            f"The newest session, {last}, is {(today - last).days} days old. "
-            "(Set sessions.calendar in a new home to know which sessions are missing.)"
-        )
+def _find_late(ws: Workspace) -> list[str]:
     with ws.series.reading("status") as con:
         counts = read_counts(con)
-        waiting = con.execute(
-            "SELECT ts, n_bars FROM sessions WHERE NOT is_session AND ts > ? ORDER BY ts", [last]
-        ).fetchall()
-    last_counted, usual = judge_coverage(counts)
-    if last_counted.n_bars < ws.settings.seal.coverage * usual:
-        late.append(f"{last} has {last_counted.n_bars} of {usual:g} usual bars so far.")
-    for ts, n_bars in waiting[-3:]:
-        late.append(f"{ts} has {n_bars} of {usual:g} usual bars: no session yet.")
-    empty = [s.ts for s in counts if not s.n_bars]
-    if empty:
-        late.append(f"Without any bar are these sessions of {name}: {_some_days(empty[::-1])}.")
-    return late
-
-
-def _missing_sessions(name: str, last: date, today: date) -> list[str]:
-    try:
-        missing = closed_sessions(name, last + timedelta(days=1), today)
-    except SettingsError as error:  # the calendar ends before today
-        return [str(error)]
-    if not missing:
-        return []
-    return [
-        f"{name} had {len(missing)} sessions after {last}, the newest stored: "
-        f"{_some_days(missing)}."
-    ]
-
-
-def _some_days(days: list[date]) -> str:
-    shown = ", ".join(str(d) for d in days[:5])
-    return f"{shown} and {len(days) - 5} more" if len(days) > 5 else shown
+        others = con.execute("SELECT ts, n_bars FROM sessions WHERE NOT is_session ORDER BY ts")
+        return find_late(ws, counts, others.fetchall())
 
 
 def _find_tasks(ws: Workspace) -> list[dict[str, Any]]:

@@ -153,19 +153,24 @@ _CLASSIFICATION = (
 
 
 def calibration_bins(
-    label: np.ndarray, score: np.ndarray, n_bins: int = 10
+    label: np.ndarray, score: np.ndarray, n_bins: int = 10, *, is_even: bool = False
 ) -> list[dict[str, float]]:
     """How often a probability came true, by equal-width bins of it; empty bins are left out.
 
-    Each bin is [``low``, ``high``), the last one with 1, and has ``n`` rows, their ``mean_score``
-    and ``share_of_ones``: alike if the probability is calibrated. ValueError for a score outside
-    [0, 1].
+    Or, with `is_even`, by bins of about as many rows each, between quantiles of the scores.
+    Each bin is [``low``, ``high``), the last one with its end, and has ``n`` rows, their
+    ``mean_score`` and ``share_of_ones``: alike if the probability is calibrated. ValueError for a
+    score outside [0, 1].
     """
     valid = np.isfinite(label) & np.isfinite(score)
     label, score = label[valid].astype(np.float64), score[valid].astype(np.float64)
     if len(score) and (score.min() < 0 or score.max() > 1):
         raise ValueError(f"scores reach from {score.min():g} to {score.max():g}: no probabilities")
     edges = np.linspace(0, 1, n_bins + 1)
+    if is_even and len(score):
+        edges = np.unique(np.quantile(score, edges))
+        edges = np.append(edges, edges[-1:]) if len(edges) == 1 else edges
+        n_bins = len(edges) - 1
     found = np.clip(np.searchsorted(edges, score, side="right") - 1, 0, n_bins - 1)
     n = np.bincount(found, minlength=n_bins)
     ones, scores = (np.bincount(found, values, n_bins) for values in (label, score))

@@ -83,7 +83,7 @@ def top_k_portfolio(
     is_priced = np.isfinite(earned)
     gross = session_means(own, len(sessions), earned, is_priced)
     net = gross - cost_bps / 10_000 * traded
-    capital = _capital(net, horizon)
+    capital = capital_of(net, horizon)
     n_names = np.where(n > 0, n, np.nan)
     n_unpriced = n_names - np.bincount(own[is_priced], minlength=len(sessions))
     summary = _summary(gross, net, turnover, n_names, capital, horizon)
@@ -105,10 +105,11 @@ def _share_bought(n: np.ndarray, n_stays: np.ndarray, horizon: int) -> np.ndarra
     return bought
 
 
-def _capital(net: np.ndarray, horizon: int) -> np.ndarray:
+def capital_of(net: np.ndarray, horizon: int) -> np.ndarray:
     """Mean capital of the offsets after each tranche: each grows by its own, the others wait.
 
-    A tranche without a return leaves its offset's capital as it was.
+    ``net`` has one return a session, formed on it and held for
+    ``horizon`` sessions. A tranche without a return leaves its offset's capital as it was.
     """
     n_rounds = -(-len(net) // horizon)
     growth = np.ones(n_rounds * horizon)

@@ -266,13 +266,10 @@ def ic_decay(
     ago against its forward return of today) and ``rank_ic_se`` (Newey-West, 2 * ``horizon`` lags:
     the returns run over ``horizon`` sessions). Lag 0 is the score's own RankIC.
     """
-    sessions, session = index_sessions(ts)
-    code = index_symbols(symbol)[1]
+    indexed = *index_sessions(ts), index_symbols(symbol)[1]
     rows: list[dict[str, float]] = []
     for lag in lags:
-        _require_lag(lag, 0)
-        before = _earlier(session, code, score, lag) if lag else score
-        ic = session_correlations(session, len(sessions), before, fwd_return, True, min_names)
+        ic = _ic_of_age(*indexed, score, fwd_return, lag, min_names)
         rows.append(
             {
                 "lag": int(lag),
@@ -282,6 +279,33 @@ def ic_decay(
             }
         )
     return rows
+
+
+def ic_of_age(
+    ts: np.ndarray,
+    symbol: np.ndarray,
+    score: np.ndarray,
+    fwd_return: np.ndarray,
+    lag: int,
+    min_names: int = MIN_NAMES,
+) -> np.ndarray:
+    """Of each session of ``ts``, the RankIC of scores ``lag`` sessions old with its returns."""
+    indexed = *index_sessions(ts), index_symbols(symbol)[1]
+    return _ic_of_age(*indexed, score, fwd_return, lag, min_names)
+
+
+def _ic_of_age(
+    sessions: np.ndarray,
+    session: np.ndarray,
+    code: np.ndarray,
+    score: np.ndarray,
+    fwd_return: np.ndarray,
+    lag: int,
+    min_names: int,
+) -> np.ndarray:
+    _require_lag(lag, 0)
+    before = _earlier(session, code, score, lag) if lag else score
+    return session_correlations(session, len(sessions), before, fwd_return, True, min_names)
 
 
 def _earlier(session: np.ndarray, code: np.ndarray, values: np.ndarray, lag: int) -> np.ndarray:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from quant_pipeline.errors import StoreError
 from quant_pipeline.stores.copies import copy_duckdb
-from quant_pipeline.stores.model_files import sync
+from quant_pipeline.stores.durable import sync
 from quant_pipeline.stores.series import SeriesStore, fetch_row
 
 

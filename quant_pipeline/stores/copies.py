@@ -7,7 +7,7 @@ from pathlib import Path
 import duckdb
 
 from quant_pipeline.errors import StoreError
-from quant_pipeline.stores.model_files import sync
+from quant_pipeline.stores.durable import sync
 from quant_pipeline.stores.series import fetch_row
 
 # Of views their columns: DuckDB writes the names of an EXCLUDE in any order.

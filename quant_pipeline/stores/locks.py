@@ -80,3 +80,18 @@ def holder_of(path: Path) -> str:
         return f"process {holder['pid']} ({holder['what']}, since {holder['since']})"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"
+
+
+def writer_of(path: Path) -> str | None:
+    """Who holds a lock file alone right now; None if nobody does. Never waits."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return None
+    except BlockingIOError:
+        return holder_of(path)
+    finally:
+        os.close(handle)

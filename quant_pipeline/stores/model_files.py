@@ -6,7 +6,6 @@ import os
 import pickle
 import re
 import stat
-import tempfile
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import joblib
 
 from quant_pipeline.errors import ModelFileError
+from quant_pipeline.stores.durable import write_durably
 
 MODEL_ID = re.compile(r"[0-9a-f]{64}")
 MAX_BYTES = 1 << 30
@@ -122,28 +122,3 @@ def from_bytes(raw: bytes) -> dict[str, Any]:
 class _PlainUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         raise ModelFileError(f"A model file asks for {module}.{name}; plain types need no global.")
-
-
-def write_durably(target: Path, raw: bytes, mode: int = 0o644) -> None:
-    """Put bytes at a path so that a crash leaves the old file or the new one."""
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(raw)
-            file.flush()
-            os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    sync(target.parent)
-
-
-def sync(path: Path) -> None:
-    """Make what was written to a file durable, or renames in a folder."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

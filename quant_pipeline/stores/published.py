@@ -9,11 +9,20 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from quant_pipeline.errors import StoreError
-from quant_pipeline.stores.model_files import write_durably
+from quant_pipeline.stores.durable import write_durably
 
 CHECKED = ds.ParquetFileFormat(
     default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
 )
+
+
+def is_whole(file: Path) -> bool:
+    """Whether every page of a Parquet file has its checksum."""
+    try:
+        pq.read_table(file, page_checksum_verification=True, partitioning=None)
+    except (pa.ArrowException, OSError):
+        return False
+    return True
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ import pyarrow as pa
 
 from quant_pipeline.errors import NoData, StoreError
 from quant_pipeline.stores import schema
+from quant_pipeline.stores.durable import sync
 from quant_pipeline.stores.failures import failures_are_told
 from quant_pipeline.stores.locks import held
-from quant_pipeline.stores.model_files import sync
 
 log = logging.getLogger(__name__)
 Connection = duckdb.DuckDBPyConnection

@@ -1,0 +1,83 @@
+"""What judged sessions add up to: means with errors, months, a portfolio's capital. Frames in."""
+
+from collections.abc import Sequence
+from datetime import date
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from quant_pipeline.ml.portfolio import capital_of
+from quant_pipeline.ml.sessions import mean_of_defined, newey_west_se
+
+AGE = "rank_ic_age_"
+QUANTILE = "quantile_"
+
+
+def mean_with_error(values: "pd.Series[float]", horizon: int) -> dict[str, Any]:
+    """``mean``, ``se`` (Newey-West, 2 * horizon lags) and ``n`` of a series by session."""
+    array = values.to_numpy(np.float64)
+    return {
+        "mean": mean_of_defined(array),
+        "se": newey_west_se(array, 2 * horizon),
+        "n": int(np.isfinite(array).sum()),
+    }
+
+
+def by_quantile(judged: pd.DataFrame, horizon: int) -> pd.DataFrame:
+    """Mean return of each fifth of the score, lowest first: quantile, mean, se, n."""
+    names = [name for name in judged.columns if name.startswith(QUANTILE)]
+    return _rows({"quantile": names}, judged, QUANTILE, horizon)
+
+
+def by_age(judged: pd.DataFrame, horizon: int) -> pd.DataFrame:
+    """Mean RankIC by the age of the score in sessions: age, mean, se, n."""
+    names = [n for n in judged.columns if n.startswith(AGE) and judged[n].notna().any()]
+    names.sort(key=lambda name: int(name.removeprefix(AGE)))
+    return _rows({"age": names}, judged, AGE, horizon)
+
+
+def _rows(
+    named: dict[str, list[str]], judged: pd.DataFrame, prefix: str, horizon: int
+) -> pd.DataFrame:
+    ((column, names),) = named.items()
+    rows = [
+        {column: int(name.removeprefix(prefix))} | mean_with_error(judged[name], horizon)
+        for name in names
+    ]
+    return pd.DataFrame(rows, columns=[column, "mean", "se", "n"])
+
+
+def by_month(judged: pd.DataFrame, column: str) -> pd.DataFrame:
+    """The mean of each calendar month: year, month (1 to 12), mean, n."""
+    known = judged.dropna(subset=[column])
+    month = known["ts"].dt.to_period("M")
+    found = known.groupby(month)[column].agg(["mean", "count"]).reset_index()
+    return pd.DataFrame(
+        {
+            "year": found["ts"].dt.year, "month": found["ts"].dt.month,
+            "mean": found["mean"], "n": found["count"],
+        }
+    )  # fmt: skip
+
+
+def capital(judged: pd.DataFrame, sessions: Sequence[date], horizon: int) -> pd.DataFrame:
+    """What 1 became in the top-k portfolio: ts, gross, net, drawdown (of net, 0 or below).
+
+    ``judged`` is of one group; ``sessions`` are all market sessions, for those that it lacks.
+    """
+    span = pd.to_datetime(pd.Index(list(sessions)))
+    if not len(judged):
+        return pd.DataFrame({"ts": [], "gross": [], "net": [], "drawdown": []})
+    span = span[(span >= judged["ts"].min()) & (span <= judged["ts"].max())]
+    tranches = judged.drop_duplicates("ts").set_index("ts").reindex(span)
+    gross, net = (
+        capital_of(tranches[name].to_numpy(np.float64), horizon) for name in ("gross", "net")
+    )
+    highest = np.maximum(np.maximum.accumulate(net), 1.0)
+    return pd.DataFrame({"ts": span, "gross": gross, "net": net, "drawdown": net / highest - 1.0})
+
+
+def smoothed(judged: pd.DataFrame, column: str, n_sessions: int = 63) -> "pd.Series[float]":
+    """The mean of the sessions up to each one, of a quarter at least."""
+    return judged[column].rolling(n_sessions, min_periods=max(2, n_sessions // 4)).mean()

@@ -1,0 +1,156 @@
+"""`quant report`: what scores were worth, as one HTML file that needs nothing else, for mailing."""
+
+import html
+from collections.abc import Sequence
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import vl_convert
+
+from quant_pipeline.chain import shown
+from quant_pipeline.chain.shown_stats import by_age, by_month, by_quantile, capital, mean_with_error
+from quant_pipeline.chain.workspace import Workspace
+from quant_pipeline.errors import NoData, SettingsError
+from quant_pipeline.faces import charts
+from quant_pipeline.settings import Task
+from quant_pipeline.stores.durable import write_durably
+
+WIDTH = 560
+LOOK: dict[str, Any] = {
+    "font": "sans-serif",
+    "background": "white",
+    "view": {"stroke": None},
+    "axis": {"gridColor": "#e6e8eb", "domain": False, "ticks": False, "labelPadding": 6,
+             "titleFontWeight": "normal"},
+}  # fmt: skip
+STYLE = """
+body{font:16px/1.5 sans-serif;color:#24292f;max-width:1200px;margin:2rem auto;padding:0 1rem}
+h1{margin-bottom:0}h2{margin-top:2.5rem;border-bottom:1px solid #d8dee4}h3{font-size:1rem;margin:0}
+.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(340px,1fr));gap:1.5rem}
+figure{margin:0}svg{width:100%;height:auto}p.note{color:#57606a}
+table{border-collapse:collapse}td,th{padding:.2rem .9rem .2rem 0;text-align:right}
+td:first-child,th:first-child{text-align:left}.warn{background:#fff3d6;padding:.5rem 1rem}
+"""
+# A column of judged sessions, its name, what chance gives, as a share or not.
+ROWS: tuple[tuple[str, str, str, str], ...] = (
+    ("rank_ic", "RankIC", "0", "+.4f"),
+    ("ic", "IC", "0", "+.4f"),
+    ("accuracy", "accuracy", "", ".4f"),
+    ("auc", "AUC", "0.5", ".4f"),
+    ("spread", "top minus bottom fifth, gross", "0", "+.3%"),
+    ("gross", "top-k tranche, gross", "", "+.3%"),
+    ("net", "top-k tranche, net of costs", "", "+.3%"),
+    ("turnover", "turnover of the top fifth, a session", "", ".1%"),
+    ("rank_autocorrelation", "rank autocorrelation, a session", "", ".3f"),
+)
+
+
+def write_report(
+    ws: Workspace, task: Task, first: date | None, last: date | None, target: Path
+) -> dict[str, Any]:
+    """Write the report of a task's judged sessions in a range; gives what it holds."""
+    if not target.parent.is_dir():
+        raise SettingsError(f"There is no folder {target.parent}: make it, or name another file.")
+    judged = shown.read_judged(ws, task)
+    if first is not None:
+        judged = judged[judged["ts"] >= pd.Timestamp(first)]
+    if last is not None:
+        judged = judged[judged["ts"] <= pd.Timestamp(last)]
+    if judged.empty:
+        raise NoData(f"No session of {task.task_id} in that range has a known outcome yet.")
+    text = make_report(ws, task, judged, ws.home.root.name, datetime.now().astimezone())
+    write_durably(target, text.encode())
+    return {
+        "path": str(target), "task": task.task_id, "sessions": int(judged["ts"].nunique()),
+        "first_ts": judged["ts"].min().date(), "last_ts": judged["ts"].max().date(),
+    }  # fmt: skip
+
+
+def make_report(
+    ws: Workspace, task: Task, judged: pd.DataFrame, home: str, made_at: datetime
+) -> str:
+    """The page; live scores and those of backfills each have their part."""
+    sessions = shown.read_stored_shown(ws).sessions
+    top = max(int(name[-1]) for name in judged.columns if name.startswith("quantile_"))
+    judged = judged.assign(spread=judged[f"quantile_{top}"] - judged["quantile_1"])
+    parts = [
+        _group(ws, task, judged[judged["origin"] == origin].reset_index(drop=True), sessions, words)
+        for origin, words in (
+            ("live", "Live: scored on their day"), ("backfill", "Backfill: scored later"),
+        ) if (judged["origin"] == origin).any()
+    ]  # fmt: skip
+    title = f"{task.task_id}: out-of-sample scores and what followed"
+    span = f"{judged['ts'].min():%Y-%m-%d} to {judged['ts'].max():%Y-%m-%d}"
+    about = (
+        f"{task.kind}, {task.horizon} sessions ahead. Home {home}, made {made_at:%Y-%m-%d %H:%M %Z}"
+        " by quant_pipeline. Research software, not investment advice."
+    )
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<style>{STYLE}</style><h1>{html.escape(title)}</h1>"
+        f'<p class="note">{html.escape(span)}. {html.escape(about)}</p>{"".join(parts)}</html>'
+    )
+
+
+def _group(
+    ws: Workspace, task: Task, judged: pd.DataFrame, sessions: Sequence[date], words: str
+) -> str:
+    spec, returns = ws.settings.metrics, f"{task.horizon}-session return"
+    found = capital(judged, sessions, task.horizon)
+    drawn = [
+        charts.by_session(judged, "rank_ic", "RankIC", "RankIC by session, and mean of 63"),
+        charts.cumulative(judged, "Running sum of RankIC and IC"),
+        charts.heat_map(by_month(judged, "rank_ic"), "Mean RankIC by month"),
+        charts.with_errors(by_quantile(judged, task.horizon), "quantile",
+                           "fifth of the score, 5 is the highest", returns,
+                           f"{returns} by fifth of the score, gross", percent=True),
+        charts.capital_lines(found, f"Top {spec.top_k} names, {task.horizon} tranches, gross and "
+                                    f"net of {spec.cost_bps:g} bps"),
+        charts.drawdown(found, "Drawdown of the top-k portfolio, net of costs"),
+        charts.with_errors(by_age(judged, task.horizon), "age", "age of the score in sessions",
+                           "RankIC", "Decay: RankIC by age of the score"),
+        charts.by_session(judged, "turnover", "share", "Turnover of the top fifth, a session"),
+    ]  # fmt: skip
+    n_inside = int((~judged["settings_known_before"].astype(bool)).sum())
+    warning = (
+        f'<p class="warn">{n_inside} of {len(judged)} sessions, shaded, may have led the choice of '
+        "the settings: they are in sample for those.</p>"
+    )
+    figures = "".join(_figure(chart) for chart in drawn)
+    return (
+        f"<h2>{words}</h2>{warning if n_inside else ''}{_table(judged, task.horizon)}"
+        f'<div class="grid">{figures}</div>'
+    )
+
+
+def _table(judged: pd.DataFrame, horizon: int) -> str:
+    """Means of sessions with Newey-West errors, beside chance."""
+    lines = []
+    for column, name, chance, form in ROWS:
+        if column in judged and judged[column].notna().any():
+            found = mean_with_error(judged[column], horizon)
+            cells = [name, format(found["mean"], form), _error(found["se"], form), chance,
+                     f"{found['n']:,}"]  # fmt: skip
+            lines.append("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in cells) + "</tr>")
+    heads = ("a session", "mean", "± s.e.", "chance", "sessions")
+    head = "<tr>" + "".join(f"<th>{h}</th>" for h in heads) + "</tr>"
+    return f"<table>{head}{''.join(lines)}</table>"
+
+
+def _error(value: float, form: str) -> str:
+    return "–" if value != value else format(value, form.lstrip("+"))
+
+
+def _figure(chart: charts.Chart) -> str:
+    """A chart as SVG, with its words for who cannot see it."""
+    title, words = str(chart.title), str(chart.description)
+    spec = chart.to_dict(validate=False)
+    spec.pop("title", None)
+    spec["width"], spec["config"] = WIDTH, LOOK
+    svg = vl_convert.vegalite_to_svg(spec)
+    name = html.escape(words, quote=True)
+    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{name}" ', 1)
+    return f"<figure><h3>{html.escape(title)}</h3>{svg}</figure>"

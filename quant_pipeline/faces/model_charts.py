@@ -1,0 +1,262 @@
+"""Charts of models, of single scores and of data: frames in, Altair out."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from quant_pipeline.faces.charts import BLUE, GREEN, GREY, RED, Chart, time_axis, titled, zero
+
+N_FEATURES = 15
+
+
+def timeline_of_folds(folds: Sequence[Mapping[str, Any]]) -> Chart:
+    """Train, purge, early stopping and test of each fold on a time line."""
+    rows = [
+        {"fold": f"fold {fold['fold']}", "part": part, "from": start, "to": end}
+        for fold in folds for part, start, end in _parts(fold)
+    ]  # fmt: skip
+    parts = ["train", "purged", "early stop", "test"]
+    bars = (
+        alt.Chart(pd.DataFrame(rows).astype({"from": "datetime64[ns]", "to": "datetime64[ns]"}))
+        .mark_bar(height=14)
+        .encode(
+            alt.X("from:T").title(None).axis(format="%Y-%m", tickCount=6),
+            alt.X2("to:T"),
+            alt.Y("fold:O").title(None).axis(labelOverlap=False),
+            alt.Color("part:N")
+            .title(None)
+            .scale(domain=parts, range=[BLUE, RED, GREY, GREEN])
+            .legend(orient="top"),
+            tooltip=["fold", "part", "from:T", "to:T"],
+        )
+    )
+    n_purged = sum(int(fold["n_purged"]) for fold in folds)
+    title = "Folds: what learned, what stopped, what was tested"
+    words = f"{len(folds)} folds in time order; {n_purged:,} examples were purged between them."
+    return titled(bars, title, words, height=26 * len(folds) + 110)
+
+
+def _parts(fold: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Windows of a fold as recorded; what is kept of them ends before what is purged."""
+    found = [
+        ("train", fold["train_start"], fold.get("train_kept_end") or fold["train_end"]),
+        ("early stop", fold["stop_start"], fold.get("stop_kept_end") or fold["stop_end"]),
+        ("test", fold["test_start"], fold["test_end"]),
+    ]
+    for window in ("train", "stop"):
+        kept = fold.get(f"{window}_kept_end")
+        if kept and kept < fold[f"{window}_end"]:
+            found.append(("purged", kept, fold[f"{window}_end"]))
+    return found
+
+
+def importance_bars(importance: Mapping[str, Mapping[str, float]]) -> Chart:
+    """The features of most gain, beside the folds' mean and standard deviation."""
+    gain, mean, std = (importance[k] for k in ("gain", "fold_gain", "fold_gain_std"))
+    best = sorted(gain, key=lambda name: (-gain[name], name))[:N_FEATURES]
+    shown = pd.DataFrame(
+        {
+            "feature": best, "gain": [gain[n] for n in best], "mean": [mean[n] for n in best],
+            "low": [max(0.0, mean[n] - std[n]) for n in best],
+            "high": [mean[n] + std[n] for n in best],
+        }
+    )  # fmt: skip
+    base = alt.Chart(shown).encode(
+        alt.Y("feature:N").sort(best).title(None).axis(labelOverlap=False)
+    )
+    bars = base.mark_bar(color=BLUE, opacity=0.75, height={"band": 0.65}).encode(
+        alt.X("gain:Q").title("share of the gain").axis(format=".0%", tickCount=5),
+        tooltip=[
+            "feature",
+            alt.Tooltip("gain:Q", format=".1%"),
+            alt.Tooltip("mean:Q", format=".1%"),
+        ],
+    )
+    spread = base.mark_rule(color=GREY, strokeWidth=2).encode(alt.X("low:Q"), alt.X2("high:Q"))
+    dots = base.mark_point(filled=True, color=GREY, opacity=1).encode(alt.X("mean:Q"))
+    title = "Importance; grey: mean of the folds ± 1 standard deviation"
+    words = "Features of most gain: " + ", ".join(f"{n} {gain[n]:.1%}" for n in best[:5]) + "."
+    return titled(bars + spread + dots, title, words, height=20 * len(best) + 60)
+
+
+def calibration(rows: Sequence[Mapping[str, float]], title: str) -> Chart:
+    """How often scores came true, beside the diagonal of calibrated ones; size: rows."""
+    shown = pd.DataFrame([dict(row) for row in rows if row["n"]])
+    values = shown[["mean_score", "share_of_ones"]].to_numpy()
+    low, high = max(float(values.min()) - 0.02, 0.0), min(float(values.max()) + 0.02, 1.0)
+    scale = alt.Scale(domain=[low, high], nice=False, zero=False)
+    ends = alt.Chart(pd.DataFrame({"p": [low, high]}))
+    diagonal = ends.mark_line(color=GREY, strokeDash=[4, 3]).encode(
+        alt.X("p:Q").scale(scale), alt.Y("p:Q").scale(scale)
+    )
+    points = (
+        alt.Chart(shown)
+        .mark_point(filled=True, color=BLUE, opacity=1)
+        .encode(
+            alt.X("mean_score:Q").scale(scale).title("mean score").axis(format=".0%"),
+            alt.Y("share_of_ones:Q").scale(scale).title("share that came true").axis(format=".0%"),
+            alt.Size("n:Q").scale(range=[20, 220]).legend(None),
+            tooltip=[
+                alt.Tooltip("mean_score:Q", format=".1%"),
+                alt.Tooltip("share_of_ones:Q", format=".1%"), alt.Tooltip("n:Q", title="rows"),
+            ],
+        )
+    )  # fmt: skip
+    words = f"{title}: {int(shown['n'].sum()):,} scores in {len(shown)} bins."
+    return titled(diagonal + points, title, words)
+
+
+def champions_line(rows: pd.DataFrame) -> Chart:
+    """Which model served when: task, model, from, to, why."""
+    bars = (
+        alt.Chart(rows)
+        .mark_bar(height=16, stroke="white", strokeWidth=1)
+        .encode(
+            alt.X("from:T").title(None).axis(format="%Y-%m", tickCount=6),
+            alt.X2("to:T"),
+            alt.Y("task:N").title(None).axis(labelOverlap=False),
+            alt.Color("kind:N")
+            .title(None)
+            .scale(domain=["same recipe", "another recipe"], range=[BLUE, RED])
+            .legend(orient="top"),
+            tooltip=["task", "model", "from:T", "to:T", "why"],
+        )
+    )
+    words = f"{len(rows)} decisions about which model serves, {rows['from'].min():%Y-%m} on."
+    height = 34 * rows["task"].nunique() + 110
+    return titled(bars, "Champions: which model served when", words, height)
+
+
+def symbol_scores(rows: pd.DataFrame, symbol: str) -> Chart:
+    """The percentile of a symbol's score by session, faint, under its mean of 21 sessions."""
+    shown = rows.assign(smooth=rows["score_percentile"].rolling(21, min_periods=3).mean())
+    base = alt.Chart(shown).encode(time_axis())
+    y = alt.Y("score_percentile:Q").title("percentile").scale(domain=[0, 1]).axis(format=".0%")
+    raw = base.mark_line(color=GREY, opacity=0.4, strokeWidth=0.8).encode(y)
+    line = base.mark_line(color=BLUE, strokeWidth=2).encode(
+        alt.Y("smooth:Q"), tooltip=["ts:T", alt.Tooltip("score_percentile:Q", format=".0%")]
+    )
+    title = f"{symbol}: its score among all others, and the mean of 21 sessions"
+    return titled(raw + line, title, f"{title}: {len(rows)} sessions.", height=200)
+
+
+def symbol_returns(rows: pd.DataFrame, symbol: str, horizon: int) -> Chart:
+    """What happened after each session, as far as it is known."""
+    known = rows.dropna(subset=["fwd_return"])
+    bars = (
+        alt.Chart(known)
+        .mark_bar()
+        .encode(
+            time_axis(),
+            alt.Y("fwd_return:Q").title(f"{horizon}-session return").axis(format="+.0%"),
+            color=alt.condition("datum.fwd_return < 0", alt.value(RED), alt.value(BLUE)),
+            tooltip=[
+                "ts:T", alt.Tooltip("fwd_return:Q", format="+.2%"),
+                alt.Tooltip("score_percentile:Q", format=".0%"),
+            ],
+        )
+    )  # fmt: skip
+    title = f"{symbol}: the {horizon}-session return after each session"
+    return titled(bars, title, f"{title}: {len(known)} are known.", height=180)
+
+
+def contributions(found: Mapping[str, Any], n: int = 12) -> Chart:
+    """What each feature added to a score, the largest first."""
+    best = found["contributions"][:n]
+    rest = sum(row["adds"] for row in found["contributions"][n:])
+    rows = [
+        {"feature": r["feature"], "adds": r["adds"],
+         "value": "–" if r["value"] is None else f"{r['value']:.4g}"}
+        for r in best
+    ]  # fmt: skip
+    rows.append({"feature": "all others", "adds": rest, "value": ""})
+    order = [row["feature"] for row in rows]
+    bars = (
+        alt.Chart(pd.DataFrame(rows))
+        .mark_bar(height={"band": 0.65})
+        .encode(
+            alt.Y("feature:N").sort(order).title(None).axis(labelOverlap=False),
+            alt.X("adds:Q").title("adds to the score").axis(format="+.3f", tickCount=5),
+            color=alt.condition("datum.adds < 0", alt.value(RED), alt.value(BLUE)),
+            tooltip=["feature", "value", alt.Tooltip("adds:Q", format="+.5f")],
+        )
+    )
+    title = f"Why {found['symbol']} has {found['score']:.4f} on {found['ts']}"
+    told = ", ".join(f"{r['feature']} {r['adds']:+.4f}" for r in best[:5])
+    return titled(bars, title, f"{title}: {told}.", height=20 * len(rows) + 60)
+
+
+def two_models(rows: pd.DataFrame) -> Chart:
+    """RankIC of the test sessions of two models: ts, model, rank_ic; means of 63 sessions."""
+    names = list(dict.fromkeys(rows["model"]))
+    lines = (
+        alt.Chart(rows)
+        .mark_line(strokeWidth=1.8)
+        .encode(
+            time_axis(),
+            alt.Y("rank_ic:Q").title("RankIC, 63 sessions").axis(tickCount=5),
+            alt.Color("model:N")
+            .title(None)
+            .scale(domain=names, range=[BLUE, RED][: len(names)])
+            .legend(orient="top"),
+            tooltip=["ts:T", "model", alt.Tooltip("rank_ic:Q", format=".4f")],
+        )
+    )
+    title = "RankIC of the folds' test sessions, mean of 63"
+    return titled(zero() + lines, title, f"{title}, of {' and '.join(names)}.")
+
+
+def coverage_line(coverage: pd.DataFrame) -> Chart:
+    """Bars of each session; dates that are none are marked."""
+    base = alt.Chart(coverage).encode(time_axis())
+    line = (
+        base.transform_filter("datum.is_session")
+        .mark_line(color=BLUE, strokeWidth=1)
+        .encode(alt.Y("n_bars:Q").title("bars"), tooltip=["ts:T", "n_bars:Q"])
+    )
+    marks = (
+        base.transform_filter("!datum.is_session")
+        .mark_point(color=RED, size=25)
+        .encode(alt.Y("n_bars:Q"), tooltip=["ts:T", "n_bars:Q"])
+    )
+    n = int(coverage["is_session"].sum())
+    title = "Bars by session; red: dates that are no session"
+    return titled(line + marks, title, f"{title}. {n:,} sessions, {len(coverage) - n:,} others.")
+
+
+def counted(rows: pd.DataFrame, column: str, title: str) -> Chart:
+    """How often each kind of something came, the most frequent first."""
+    bars = (
+        alt.Chart(rows)
+        .mark_bar(color=BLUE, height={"band": 0.65})
+        .encode(
+            alt.Y(f"{column}:N").sort("-x").title(None).axis(labelOverlap=False, labelLimit=260),
+            alt.X("n:Q").title("rows").axis(format=",d", tickCount=5),
+            tooltip=[column, alt.Tooltip("n:Q", format=",d")],
+        )
+    )
+    told = ", ".join(f"{r[column]} {r['n']:,}" for r in rows.to_dict("records"))
+    return titled(bars, title, f"{title}: {told}.", height=28 * len(rows) + 60)
+
+
+def by_partition(rows: pd.DataFrame, columns: Mapping[str, str], y: str, title: str) -> Chart:
+    """At most three numbers of each partition as lines; `columns` maps them to their names."""
+    long = rows.rename(columns=dict(columns)).melt(
+        "partition", list(columns.values()), "what", "value"
+    )
+    lines = (
+        alt.Chart(long)
+        .mark_line(strokeWidth=1.6, point={"size": 14})
+        .encode(
+            alt.X("partition:O").title(None).axis(labelOverlap=True, labelAngle=0, grid=False),
+            alt.Y("value:Q").title(y).axis(tickCount=5),
+            alt.Color("what:N")
+            .title(None)
+            .scale(domain=list(columns.values()), range=[BLUE, RED, GREY][: len(columns)])
+            .legend(orient="top"),
+            tooltip=["partition", "what", alt.Tooltip("value:Q", format=".4f")],
+        )
+    )
+    return titled(lines, title, f"{title}, of {len(rows)} partitions.")

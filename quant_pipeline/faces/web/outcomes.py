@@ -1,0 +1,126 @@
+"""Outcomes: what scores were worth once their labels were known; unlike ones are never pooled."""
+
+from datetime import date
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from quant_pipeline.chain import shown
+from quant_pipeline.chain.shown_stats import (
+    by_age,
+    by_month,
+    by_quantile,
+    capital,
+    mean_with_error,
+)
+from quant_pipeline.chain.workspace import Workspace
+from quant_pipeline.faces import charts
+from quant_pipeline.faces.web.shared import (
+    ORIGINS,
+    begin,
+    choose_period,
+    choose_task,
+    number,
+    of,
+    plus_minus,
+    remembered,
+    section,
+    show,
+    workspace,
+)
+from quant_pipeline.settings import Task
+
+
+def page() -> None:
+    """Choose a task, an origin and a period; show what its scores were worth."""
+    begin("Outcomes", "Scores against the returns that followed, by session; chance is 0.")
+    with section():
+        filters = st.columns([2, 2, 3])
+        task = choose_task(filters[0])
+        everything = remembered(shown.read_judged, of(task))
+        origins = [o for o in ORIGINS if (everything["origin"] == o).any()]
+        origin = filters[1].segmented_control(
+            "Origin", origins, default=origins[0], format_func=ORIGINS.__getitem__,
+            help="Live scores were made on their day, those of a backfill later.",
+        ) or origins[0]  # fmt: skip
+        mine = everything[everything["origin"] == origin]
+        first, last = choose_period(mine["ts"].min().date(), mine["ts"].max().date(), filters[2])
+        between = (mine["ts"] >= pd.Timestamp(first)) & (mine["ts"] <= pd.Timestamp(last))
+        chosen = mine[between].reset_index(drop=True)
+        if chosen.empty:
+            st.info("No judged session lies in that range.")
+            return
+        _summary(task, chosen)
+        _ic(chosen)
+        _portfolio(task, chosen)
+
+
+def _summary(task: Task, judged: pd.DataFrame) -> None:
+    rank_ic = mean_with_error(judged["rank_ic"], task.horizon)
+    net = mean_with_error(judged["net"], task.horizon)
+    turnover = mean_with_error(judged["turnover"], task.horizon)
+    cells = st.columns(4)
+    cells[0].metric("RankIC", plus_minus(rank_ic["mean"], rank_ic["se"], ".3f"),
+                    help="Mean over sessions ± Newey-West standard error.")  # fmt: skip
+    cells[1].metric("Sessions", f"{rank_ic['n']:,}")
+    cells[2].metric(
+        f"Top {workspace().settings.metrics.top_k}, {task.horizon} sessions, net",
+        f"{number(net['mean'], '+.2%')} ± {number(net['se'], '.2%')}",
+        help="Mean return of a tranche of the top-k portfolio, net of costs.",
+    )
+    cells[3].metric("Turnover of the top fifth", number(turnover["mean"], ".0%"),
+                    help="Share of names that were not in it a session before.")  # fmt: skip
+    n_inside = int((~judged["settings_known_before"].astype(bool)).sum())
+    if n_inside:
+        st.warning(
+            f"{n_inside} of {len(judged)} sessions, shaded below, may have led the choice of the "
+            "settings: they are in sample for those."
+        )
+
+
+def _ic(judged: pd.DataFrame) -> None:
+    left, right = st.columns(2)
+    with left:
+        show(charts.by_session(judged, "rank_ic", "RankIC", "RankIC by session, and mean of 63"))
+        show(charts.heat_map(by_month(judged, "rank_ic"), "Mean RankIC by month"))
+    with right:
+        show(charts.cumulative(judged, "Running sum of RankIC and IC"))
+        show(charts.by_session(judged, "ic", "IC", "IC by session, and mean of 63"))
+
+
+def _portfolio(task: Task, judged: pd.DataFrame) -> None:
+    left, right = st.columns(2)
+    returns = f"{task.horizon}-session return"
+    with left:
+        show(charts.with_errors(
+            by_quantile(judged, task.horizon), "quantile", "fifth of the score, 5 is the highest",
+            returns, f"{returns} by fifth of the score, gross", percent=True,
+        ))  # fmt: skip
+        show(charts.with_errors(
+            by_age(judged, task.horizon), "age", "age of the score in sessions", "RankIC",
+            "Decay: RankIC by age of the score",
+        ))  # fmt: skip
+        show(charts.by_session(judged, "turnover", "share", "Turnover of the top fifth, a session"))
+    with right:
+        sessions = remembered(_sessions)
+        found = capital(judged, sessions, task.horizon)
+        spec = workspace().settings.metrics
+        costs = f"gross and net of {spec.cost_bps:g} bps"
+        title = f"Top {spec.top_k} names, {task.horizon} tranches, {costs}"
+        show(charts.capital_lines(found, title))
+        show(charts.drawdown(found, "Drawdown of the top-k portfolio, net of costs"))
+        show(charts.by_session(
+            judged.assign(spread=_spread(judged)), "spread", "return",
+            f"Top minus bottom fifth, {returns}, gross", percent=True,
+        ))  # fmt: skip
+
+
+def _spread(judged: pd.DataFrame) -> np.ndarray:
+    names = sorted(n for n in judged.columns if n.startswith("quantile_"))
+    found: np.ndarray = judged[names[-1]].to_numpy() - judged[names[0]].to_numpy()
+    return found
+
+
+def _sessions(ws: Workspace) -> list[date]:
+    return shown.read_stored_shown(ws).sessions

@@ -1,0 +1,72 @@
+"""The report: one file that needs nothing else and says what the page says."""
+
+import re
+from datetime import date
+from html.parser import HTMLParser
+
+import pytest
+
+from quant_pipeline.chain.judge import judge_predictions
+from quant_pipeline.errors import NoData, SettingsError
+from quant_pipeline.faces.html_report import write_report
+
+
+class Elements(HTMLParser):
+    """Every element with its attributes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+@pytest.fixture
+def report(finished, tmp_path) -> str:
+    ws = finished.workspace
+    target = tmp_path / "report.html"
+    told = write_report(ws, ws.settings.task("ret_5d"), None, None, target)
+    assert told["sessions"] > 40
+    return target.read_text()
+
+
+def test_it_needs_nothing_from_elsewhere(report):
+    reader = Elements()
+    reader.feed(report)
+    assert not [tag for tag, _ in reader.found if tag in ("script", "link", "img", "iframe")]
+    outside = re.findall(r"(?:src|href)=\"(?!#)[^\"]*\"", report)
+    assert not outside, outside
+    assert "url(http" not in report
+    assert len(report) < 2_000_000
+
+
+def test_every_picture_is_drawn_and_named(report):
+    reader = Elements()
+    reader.feed(report)
+    pictures = [given for tag, given in reader.found if tag == "svg"]
+    assert len(pictures) == 8
+    assert all(len(given["aria-label"] or "") > 20 for given in pictures)
+
+
+def test_its_numbers_are_those_of_the_command(finished, report):
+    ws = finished.workspace
+    (found,) = judge_predictions(ws, ws.settings.task("ret_5d"))
+    metrics = found["metrics"]
+    assert f"<td>RankIC</td><td>{metrics['rank_ic']:+.4f}</td>" in report
+    assert f"<td>{metrics['rank_ic_se']:.4f}</td><td>0</td>" in report
+    assert f"{found['portfolio']['net']:+.3%}" in report
+    assert "gross" in report
+    assert "net of 10 bps" in report
+
+
+def test_a_range_is_kept_to_and_an_empty_one_refused(finished, tmp_path):
+    ws = finished.workspace
+    task = ws.settings.task("up_5d")
+    told = write_report(ws, task, date(2016, 6, 1), date(2016, 6, 30), tmp_path / "june.html")
+    assert date(2016, 6, 1) <= told["first_ts"] <= told["last_ts"] <= date(2016, 6, 30)
+    with pytest.raises(NoData, match="No session of up_5d"):
+        write_report(ws, task, date(2030, 1, 1), None, tmp_path / "none.html")
+    assert not (tmp_path / "none.html").exists()
+    with pytest.raises(SettingsError, match="no folder"):
+        write_report(ws, task, None, None, tmp_path / "nowhere" / "report.html")

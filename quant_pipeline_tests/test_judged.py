@@ -1,0 +1,92 @@
+"""Published sessions add up to what `quant predictions report` says, however they are cut."""
+
+from datetime import date
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from quant_pipeline.chain.judge import judge_predictions
+from quant_pipeline.chain.judged import judge_sessions
+from quant_pipeline.chain.shown import read_judged
+from quant_pipeline.chain.shown_stats import by_age, by_month, by_quantile, capital, mean_with_error
+
+ALL = date(2000, 1, 1), date(2100, 1, 1)
+
+
+@pytest.fixture(params=["up_5d", "ret_5d"])
+def task(request, finished):
+    return finished.workspace.settings.task(request.param)
+
+
+def groups(ws, task):
+    """Each group of the report beside its published sessions."""
+    judged = read_judged(ws, task)
+    for found in judge_predictions(ws, task):
+        of = (judged["origin"] == found["origin"]) & (
+            judged["settings_known_before"] == found["settings_known_before"]
+        )
+        yield found, judged[of].reset_index(drop=True)
+
+
+def test_sessions_and_scores_are_those_of_the_report(finished, task):
+    for found, judged in groups(finished.workspace, task):
+        assert len(judged) == found["n_sessions"]
+        assert judged["n"].sum() == found["n_scores"]
+        assert (judged["known_at"] > judged["ts"]).all()
+
+
+def test_means_and_errors_are_those_of_the_report(finished, task):
+    for found, judged in groups(finished.workspace, task):
+        metrics = found["metrics"]
+        for name in ("ic", "rank_ic"):
+            mine = mean_with_error(judged[name], task.horizon)
+            assert mine["mean"] == pytest.approx(metrics[name], abs=1e-12)
+            assert mine["se"] == pytest.approx(metrics[f"{name}_se"], abs=1e-12)
+        names = set(found["sessions"]) & set(judged.columns)
+        assert {"turnover", "rank_autocorrelation", "precision_at_k"} <= names
+        for name in names:
+            expected = found["sessions"][name]["mean"]
+            assert judged[name].mean() == pytest.approx(expected, abs=1e-12)
+
+
+def test_quantiles_decay_and_portfolio_are_those_of_the_report(finished, task):
+    sessions = [
+        ts for (ts,) in finished.rows("SELECT ts FROM sessions WHERE is_session ORDER BY ts")
+    ]
+    for found, judged in groups(finished.workspace, task):
+        quantiles = by_quantile(judged, task.horizon)
+        assert quantiles["mean"].to_list() == pytest.approx(found["quantiles"], abs=1e-12)
+        assert quantiles["se"].to_list() == pytest.approx(found["quantiles_se"], abs=1e-12)
+        decay = [row for row in found["decay"] if row["rank_ic"] is not None]
+        ages = by_age(judged, task.horizon)
+        assert ages["age"].to_list() == [row["lag"] for row in decay]
+        assert ages["mean"].to_list() == pytest.approx([r["rank_ic"] for r in decay], abs=1e-12)
+        portfolio = found["portfolio"]
+        assert judged["gross"].mean() == pytest.approx(portfolio["gross"], abs=1e-12)
+        assert judged["net"].mean() == pytest.approx(portfolio["net"], abs=1e-12)
+        worst = -capital(judged, sessions, task.horizon)["drawdown"].min()
+        assert worst == pytest.approx(portfolio["worst_drawdown"], abs=1e-12)
+
+
+def test_cut_anywhere_the_sessions_are_the_same(finished, task):
+    ws = finished.workspace
+    whole = judge_sessions(ws, task, *ALL)
+    known = sorted(set(whole["known_at"].to_pylist()))
+    for cut in (known[3], known[len(known) // 2]):
+        parts = [judge_sessions(ws, task, ALL[0], cut), judge_sessions(ws, task, cut, ALL[1])]
+        pasted = pa.concat_tables([p for p in parts if len(p)]).to_pandas()
+        pd.testing.assert_frame_equal(
+            pasted.sort_values(["ts", "origin"], ignore_index=True),
+            whole.to_pandas().sort_values(["ts", "origin"], ignore_index=True),
+        )
+
+
+def test_months_are_means_of_their_sessions():
+    ts = pd.to_datetime(["2020-01-30", "2020-01-31", "2020-02-03", "2021-01-04"])
+    judged = pd.DataFrame({"ts": ts, "rank_ic": [0.1, 0.3, np.nan, -0.2]})
+    assert by_month(judged, "rank_ic").to_dict("records") == [
+        {"year": 2020, "month": 1, "mean": pytest.approx(0.2), "n": 2},
+        {"year": 2021, "month": 1, "mean": pytest.approx(-0.2), "n": 1},
+    ]

@@ -1,0 +1,142 @@
+"""Each page in Streamlit's own test runner: with data, empty, broken, busy; no database."""
+
+import importlib
+import os
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from quant_pipeline.faces.web import shared
+from quant_pipeline.stores.locks import held
+from quant_pipeline_tests.homes import SmallHome
+
+PAGES = ("overview", "predictions", "models", "outcomes", "data")
+pytestmark = pytest.mark.filterwarnings("ignore")  # the runner's own
+
+
+def run(page: str, home: SmallHome, monkeypatch: pytest.MonkeyPatch) -> AppTest:
+    """A page of a home, as a session sees it."""
+    monkeypatch.setenv("QUANT_HOME", str(home.root))
+    shared._open.clear()
+    shared._remember.clear()
+    script = f"from quant_pipeline.faces.web import {page}\n{page}.page()"
+    found = AppTest.from_string(script, default_timeout=120).run()
+    assert not found.exception, found.exception[0].stack_trace
+    return found
+
+
+def words(page: AppTest) -> str:
+    """Everything that a page says."""
+    kinds = ("title", "subheader", "caption", "info", "error", "warning", "success", "markdown")
+    said = [str(e.value) for kind in kinds for e in getattr(page, kind)]
+    return "\n".join([*said, *(f"{m.label}: {m.value}" for m in page.metric)])
+
+
+def test_every_module_of_a_page_has_one():
+    for page in PAGES:
+        assert importlib.import_module(f"quant_pipeline.faces.web.{page}").page.__doc__
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_with_data_shows_them_and_asks_no_database(page, finished, monkeypatch):
+    monkeypatch.setattr(
+        "quant_pipeline.stores.series.SeriesStore.reading",
+        lambda *_: pytest.fail("a page opened the database"),
+    )
+    found = run(page, finished, monkeypatch)
+    assert not found.error
+    assert len(found.get("vega_lite_chart")) >= {"overview": 0, "predictions": 3, "models": 3,
+                                                 "outcomes": 9, "data": 3}[page]  # fmt: skip
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_an_empty_home_is_told_what_to_do(page, workspace, monkeypatch):
+    found = run(page, SmallHome(workspace.home.root), monkeypatch)
+    assert not found.error
+    said = words(found) + " ".join(str(t.value) for t in found.table)
+    assert "`quant " in said
+
+
+def test_the_overview_has_champion_reach_and_rank_ic(finished, monkeypatch):
+    found = run("overview", finished, monkeypatch)
+    said = words(found)
+    assert "Data through session: 2016-08-05" in said
+    for task_id in ("up_5d", "ret_5d"):
+        champion = finished.workspace.meta.champions(task_id)[-1]
+        assert f"Champion: {champion.model_id[:8]}" in said
+    assert said.count("RankIC, 12 months, backfill: +0.") == 2
+
+
+def test_predictions_are_ranked_filtered_and_downloaded(finished, monkeypatch):
+    found = run("predictions", finished, monkeypatch)
+    table = found.dataframe[0].value
+    assert table["score"].is_monotonic_decreasing
+    assert table["rank"].to_list() == list(range(1, len(table) + 1))
+    some = sorted(table["symbol"])[2:4]
+    found.multiselect[0].set_value(some).run()
+    assert sorted(found.dataframe[0].value["symbol"]) == some
+    found.multiselect[0].set_value([]).run()
+    found.selectbox[0].set_value("ret_5d").run()
+    newest = found.dataframe[0].value["model as of"].iloc[0]
+    found.selectbox[1].set_value(found.selectbox[1].options[-1]).run()
+    assert found.dataframe[0].value["model as of"].iloc[0] < newest
+    assert not found.exception
+
+
+def test_a_model_whose_file_is_gone_is_told_and_the_rest_is_shown(used, monkeypatch):
+    for file in (used.root / "models").glob("*.joblib"):
+        file.unlink()
+    for page in ("models", "predictions"):
+        found = run(page, used, monkeypatch)
+        assert "is missing, but the registry has it" in found.error[0].value
+        assert found.dataframe
+        assert len(found.get("vega_lite_chart")) >= 2
+
+
+def test_two_models_are_laid_side_by_side(finished, monkeypatch):
+    found = run("models", finished, monkeypatch)
+    n = len(found.get("vega_lite_chart"))
+    beside = next(box for box in found.selectbox if box.label == "Beside it")
+    beside.set_value(finished.workspace.meta.models("up_5d")[0].model_id).run()
+    assert not found.exception
+    assert len(found.get("vega_lite_chart")) == n + 1
+    assert "Side by side" in words(found)
+
+
+def test_a_damaged_file_is_told_with_what_mends_it(used, monkeypatch):
+    for file in (used.root / "data" / "published" / "judged").glob("*.parquet"):
+        file.write_bytes(file.read_bytes()[:-30])
+    found = run("outcomes", used, monkeypatch)
+    assert "quant reconcile" in found.error[0].value
+
+
+def test_a_writer_is_named_and_nobody_waits(used, monkeypatch):
+    with held(used.root / "data" / "quant.duckdb.lock", "backfill", 0):
+        for page in PAGES:
+            found = run(page, used, monkeypatch)
+            assert not found.error
+            assert f"process {os.getpid()} (backfill" in words(found)
+
+
+def test_outcomes_can_be_cut_to_a_period(finished, monkeypatch):
+    found = run("outcomes", finished, monkeypatch)
+
+    def n_sessions() -> int:
+        return int(next(m.value for m in found.metric if m.label == "Sessions"))
+
+    whole = n_sessions()
+    first, _ = found.date_input[0].value
+    found.date_input[0].set_value((first, first.replace(day=28))).run()
+    assert not found.exception
+    assert 0 < n_sessions() < whole
+
+
+def test_nothing_is_written_by_looking(used, monkeypatch):
+    def state() -> dict[str, int]:
+        files = [p for p in used.root.rglob("*") if p.is_file() and "sqlite" not in p.name]
+        return {str(p): p.stat().st_mtime_ns for p in files}
+
+    before = state()
+    for page in PAGES:
+        run(page, used, monkeypatch)
+    assert state() == before
