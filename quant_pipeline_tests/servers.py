@@ -169,7 +169,8 @@ def processes_of(home: SmallHome) -> list[int]:
 def start(home: SmallHome, log: Path, port: int, **variables: str) -> Server:
     """`quant ui` of a home, in a group of its own."""
     environment = {**os.environ, "QUANT_HOME": str(home.root), "NO_COLOR": "1", **variables}
-    command = [str(Path(sys.executable).with_name("quant")), "ui", "--port", str(port)]
+    quant = str(Path(sys.executable).with_name("quant"))
+    command = [quant, "ui", "--port", str(port), "--no-page"]  # test_page_browser.py has it
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, env=environment, cwd=home.root, stdout=output, stderr=output,

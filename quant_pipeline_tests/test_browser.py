@@ -9,17 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from quant_pipeline_tests.browser import CHROMIUM, Page, open_page
+from quant_pipeline_tests.browser import MARKS, Page, open_page
 from quant_pipeline_tests.homes import EVERY, own_environment
 from quant_pipeline_tests.servers import Server, serving
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        CHROMIUM is None,
-        reason="NO BROWSER TEST: there is no chromium. Debian or Ubuntu: apt-get install chromium",
-    ),
-]
+pytestmark = MARKS
 KEY = "2016-07"
 Area = tuple[float, float, float, float] | None
 Keep = Callable[..., None]

@@ -6,6 +6,7 @@ With QUANT_SCREENSHOTS=FOLDER the pages are kept there as PNG files: those of do
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -20,18 +21,12 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from quant_pipeline_tests.browser import CHROMIUM, Page, open_page
+from quant_pipeline_tests.browser import MARKS, Page, open_page
 from quant_pipeline_tests.homes import SmallHome, own_environment
 from quant_pipeline_tests.servers import free_port, kill_all_of, listening
 from quant_pipeline_tests.test_shown import HOLD
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        CHROMIUM is None,
-        reason="NO BROWSER TEST: there is no chromium. Debian or Ubuntu: apt-get install chromium",
-    ),
-]
+pytestmark = MARKS
 QUANT = str(Path(sys.executable).with_name("quant"))
 TABS = ("Overview", "Predictions", "Models", "Outcomes", "Data")
 # The title of the page is there, and its script has run to its end.
@@ -62,11 +57,7 @@ def page_of(home: SmallHome, folder: Path) -> Iterator[str]:
         )  # fmt: skip
     try:
         address = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + 90
-        while not _answers(address):
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.1)  # between two polls of another process
+        _wait_for(address, process, log)
         assert listening(home) == {f"127.0.0.1:{port}"}
         yield address
     finally:
@@ -75,9 +66,20 @@ def page_of(home: SmallHome, folder: Path) -> Iterator[str]:
     assert "Traceback" not in said, said
 
 
+def _wait_for(
+    address: str, process: "subprocess.Popen[bytes]", log: Path, path: str = "/_stcore/health"
+) -> None:
+    """Until a server answers."""
+    deadline = time.monotonic() + 90
+    while not _answers(address + path):
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)  # between two polls of another process
+
+
 def _answers(address: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{address}/_stcore/health", timeout=5) as reply:
+        with urllib.request.urlopen(address, timeout=5) as reply:
             return reply.status == 200
     except OSError:
         return False
@@ -208,6 +210,30 @@ def test_an_empty_home_says_what_to_do_on_every_tab(page, workspace, tmp_path) -
             go(page, address, tab)
             page.wait_for_text("quant ")
         assert complaints(page) == []
+
+
+def test_quant_ui_serves_the_page_beside_dagster_and_ends_both(page, used, tmp_path) -> None:
+    port, page_port = free_port(), free_port()
+    command = [QUANT, "ui", "--port", str(port), "--page-port", str(page_port)]
+    log = tmp_path / "ui.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, env={**os.environ, "QUANT_HOME": str(used.root)}, cwd=used.root,
+            stdout=output, stderr=output, start_new_session=True,
+        )  # fmt: skip
+    try:
+        _wait_for(f"http://127.0.0.1:{page_port}", process, log)
+        go(page, f"http://127.0.0.1:{page_port}", "Overview")
+        links = page.wait_for("[...document.querySelectorAll('a')].map(e => e.href)")
+        assert f"http://127.0.0.1:{port}/runs" in links
+        _wait_for(f"http://127.0.0.1:{port}", process, log, "/server_info")
+        here = {f"127.0.0.1:{port}", f"127.0.0.1:{page_port}"}
+        assert here <= listening(used)
+        os.kill(process.pid, signal.SIGINT)
+        process.wait(60)
+        assert listening(used) == set()
+    finally:
+        kill_all_of(used, process)
 
 
 @pytest.mark.parametrize("site", ["127.0.0.1", "evil.example"])
