@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from importlib.resources import files
 
 from quant_pipeline.faces.guard import LOOPBACK
 from quant_pipeline.faces.output import say
@@ -38,13 +37,12 @@ def start_page(
 
     Browsers reach it as the loopback address, and beyond it by `names` and `host`.
     """
-    script = str(files("quant_pipeline") / "faces" / "web" / "app.py")
     known = [*sorted(LOOPBACK), *names, *([] if host in LOOPBACK else [host])]
     anyone = host in ("0.0.0.0", "::")
     chosen = SETTINGS | {"server.address": host, "server.port": str(port)}
     options = [f"--{name}={value}" for name, value in chosen.items()]
     options += [f"--server.allowedHosts={name}" for name in (["*"] if anyone else known)]
-    command = [sys.executable, "-m", "streamlit", "run", script, *options]
+    command = [sys.executable, "-m", "quant_pipeline.faces.web", *options]
     environment = {**os.environ, "QUANT_HOME": str(home.root), DAGSTER: dagster}
     return subprocess.Popen(command, env=environment, cwd=home.root, start_new_session=True)
 
