@@ -62,19 +62,6 @@ app.add_typer(models_app, name="models")
 app.add_typer(features_app, name="features")
 app.add_typer(predictions_app, name="predictions")
 app.add_typer(run_app, name="run")
-app.command()(tune)
-app.command()(trials)
-app.command()(doctor)
-app.command()(reconcile)
-app.command()(backup)
-app.command()(restore)
-app.command()(upgrade)
-app.command()(audit)
-app.command()(verify)
-app.command()(diff)
-app.command()(report)
-app.command()(ui)
-app.command()(web)
 prices_app = typer.Typer(
     help="Stored prices and their versions.", no_args_is_help=True, rich_markup_mode=None
 )
@@ -395,6 +382,12 @@ def demo(
     with progress() as tell:
         found = run_demo(tell)
     emit(found, as_json, lambda: show_demo(found))
+
+
+for command in (
+    report, web, ui, audit, verify, diff, tune, trials, doctor, reconcile, backup, restore, upgrade
+):  # fmt: skip
+    app.command()(command)
 
 
 if __name__ == "__main__":

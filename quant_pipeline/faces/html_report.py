@@ -27,8 +27,9 @@ LOOK: dict[str, Any] = {
 }  # fmt: skip
 STYLE = """
 body{font:16px/1.5 sans-serif;color:#24292f;max-width:1200px;margin:2rem auto;padding:0 1rem}
-h1{margin-bottom:0}h2{margin-top:2.5rem;border-bottom:1px solid #d8dee4}h3{font-size:1rem;margin:0}
-.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(340px,1fr));gap:1.5rem}
+h1{margin-bottom:0}h2{margin-top:2.5rem;border-bottom:1px solid #d8dee4}
+h3{font-size:1rem;margin:0 0 .5rem}table{margin-bottom:2rem}
+.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,460px),1fr));gap:2rem}
 figure{margin:0}svg{width:100%;height:auto}p.note{color:#57606a}
 table{border-collapse:collapse}td,th{padding:.2rem .9rem .2rem 0;text-align:right}
 td:first-child,th:first-child{text-align:left}.warn{background:#fff3d6;padding:.5rem 1rem}
