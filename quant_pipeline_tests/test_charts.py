@@ -74,7 +74,7 @@ def test_no_chart_is_left_out_here(judged):
         if callable(value) and getattr(value, "__module__", "") == module.__name__
         and not name.startswith("_")
     }  # fmt: skip
-    assert made - {"titled", "time_axis", "zero"} == set(every(judged))
+    assert made - {"titled", "time_axis", "zero", "thinned"} == set(every(judged))
 
 
 def test_every_chart_has_words_and_draws_something(judged):
@@ -83,6 +83,18 @@ def test_every_chart_has_words_and_draws_something(judged):
         assert len(spec["description"]) > 12, name
         svg = vl_convert.vegalite_to_svg(spec)
         assert svg.count("<path") > 3, name
+
+
+@pytest.mark.parametrize("n", [10, 800, 801, 5000])
+def test_long_series_are_thinned_and_keep_their_ends(n):
+    rows = pd.DataFrame({"ts": pd.bdate_range("2000-01-03", periods=n), "x": np.arange(n) / n})
+    rows["low"] = -rows["x"]
+    found = charts.thinned(rows, x="last", low="min")
+    assert len(found) == n if n <= 800 else 400 < len(found) <= 800
+    assert found["ts"].is_monotonic_increasing
+    assert found["ts"].iloc[-1] == rows["ts"].iloc[-1]
+    assert found["x"].iloc[-1] == rows["x"].iloc[-1]
+    assert found["low"].min() == rows["low"].min()
 
 
 def test_colours_of_months_are_centred_on_0(judged):

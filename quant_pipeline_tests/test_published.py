@@ -31,6 +31,15 @@ def test_partitions_are_read_together_in_order(published: Published) -> None:
     assert found.to_pydict() == rows(1, 2, 3).to_pydict()
 
 
+def test_the_newest_partitions_alone_can_be_read(published: Published) -> None:
+    for key in ("2020-01", "2020-02", "2020-03"):
+        published.write("predictions", key, rows(int(key[-1])))
+    for n, expected in ((1, [3]), (2, [2, 3]), (9, [1, 2, 3]), (None, [1, 2, 3])):
+        found = published.read("predictions", newest=n)
+        assert found is not None
+        assert found["x"].to_pylist() == expected
+
+
 def test_a_partition_is_replaced_as_a_whole(published: Published) -> None:
     published.write("predictions", "2020-01", rows(1, 2, 3))
     before = published.read("predictions")

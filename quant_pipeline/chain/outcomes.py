@@ -58,16 +58,19 @@ _OUTCOMES = pa.schema(
 def _judge(judged: pa.Table, task: Task, spec: MetricSettings) -> list[dict[str, Any]]:
     """One row a model, origin and session; targets are made from whole sessions."""
     ts, fwd_return = days(judged["ts"]), judged["fwd_return"].to_numpy()
-    label = judged["label"].to_numpy()
+    label, score = judged["label"].to_numpy(), judged["score"].to_numpy()
     if task.kind == "classification":
         label = make_target(task, ts, label, fwd_return)
-    facts = judged.select(["model_id", "origin"]).to_pylist()
-    known_at = dict(zip(judged["ts"].to_pylist(), judged["known_at"].to_pylist(), strict=True))
+    models, model = _codes(judged["model_id"])
+    origins, of = _codes(judged["origin"])
+    known = judged.select(["ts", "known_at"]).group_by(["ts", "known_at"]).aggregate([])
+    known_at = dict(zip(known["ts"].to_pylist(), known["known_at"].to_pylist(), strict=True))
     rows = []
-    for model_id, origin in sorted({(f["model_id"], f["origin"]) for f in facts}):
-        mine = np.array([(f["model_id"], f["origin"]) == (model_id, origin) for f in facts])
+    pairs = np.unique(np.stack([model, of]), axis=1).T.tolist()
+    for m, o, model_id, origin in sorted((m, o, models[m], origins[o]) for m, o in pairs):
+        mine = (model == m) & (of == o)
         found = session_outcomes(
-            ts[mine], judged["score"].to_numpy()[mine], label[mine], fwd_return[mine], task.kind,
+            ts[mine], score[mine], label[mine], fwd_return[mine], task.kind,
             spec.quantile, spec.min_names,
         )  # fmt: skip
         for i, day in enumerate(found["ts"]):
@@ -83,6 +86,12 @@ def _judge(judged: pa.Table, task: Task, spec: MetricSettings) -> list[dict[str,
                 }
             )
     return sorted(rows, key=lambda row: (row["model_id"], row["ts"], row["origin"]))
+
+
+def _codes(column: pa.ChunkedArray) -> tuple[list[str], np.ndarray]:
+    """The distinct values of a column, and each row's place among them."""
+    encoded = column.combine_chunks().dictionary_encode()
+    return encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
 
 
 def _or_none(value: float) -> float | None:

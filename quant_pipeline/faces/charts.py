@@ -15,6 +15,7 @@ BLUE, RED, GREY, GREEN = "#4a86c5", "#cf6a4c", "#8b949e", "#5a9e6f"
 Chart = alt.Chart | alt.LayerChart
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 HEIGHT = 260
+MOST_POINTS = 800
 
 alt.data_transformers.disable_max_rows()
 
@@ -33,6 +34,18 @@ def titled(chart: Any, title: str, words: str, height: int = HEIGHT) -> Chart:
     return found
 
 
+def thinned(rows: pd.DataFrame, **how: str) -> pd.DataFrame:
+    """At most MOST_POINTS rows: of so many consecutive ones, `how` of each column ("mean", "last").
+
+    ``ts`` is the last one's. More points than pixels only take time.
+    """
+    each = -(-len(rows) // MOST_POINTS)
+    if each <= 1:
+        return rows
+    found = rows.groupby(np.arange(len(rows)) // each).agg({"ts": "last"} | how)
+    return found.reset_index(drop=True)
+
+
 def by_session(
     judged: pd.DataFrame, column: str, name: str, title: str, *, percent: bool = False
 ) -> Chart:
@@ -40,9 +53,8 @@ def by_session(
 
     Sessions that may have led the choice of the settings are shaded.
     """
-    shown = judged.assign(smooth=smoothed(judged, column))[
-        ["ts", column, "smooth", "settings_known_before"]
-    ]
+    smooth = judged.assign(smooth=smoothed(judged, column))[["ts", column, "smooth"]]
+    shown = thinned(smooth, **{column: "mean", "smooth": "last"})
     y = alt.Y(f"{column}:Q").title(name).axis(format="+.0%" if percent else ".2f", tickCount=5)
     base = alt.Chart(shown).encode(time_axis())
     raw = base.mark_line(color=GREY, opacity=0.35, strokeWidth=0.7).encode(y)
@@ -86,6 +98,7 @@ def cumulative(judged: pd.DataFrame, title: str) -> Chart:
     """The running sums of IC and RankIC."""
     sums = judged[["ts", "ic", "rank_ic"]].copy()
     sums[["ic", "rank_ic"]] = sums[["ic", "rank_ic"]].fillna(0.0).cumsum()
+    sums = thinned(sums, ic="last", rank_ic="last")
     long = sums.rename(columns={"ic": "IC", "rank_ic": "RankIC"}).melt(
         "ts", var_name="metric", value_name="sum"
     )
@@ -161,7 +174,8 @@ def with_errors(
 
 def capital_lines(found: pd.DataFrame, title: str) -> Chart:
     """What 1 became, gross and net of costs."""
-    long = found.rename(columns={"net": "net of costs"}).melt(
+    shown = thinned(found, gross="last", net="last")
+    long = shown.rename(columns={"net": "net of costs"}).melt(
         "ts", ["gross", "net of costs"], "which", "capital"
     )
     lines = (
@@ -185,7 +199,7 @@ def capital_lines(found: pd.DataFrame, title: str) -> Chart:
 def drawdown(found: pd.DataFrame, title: str) -> Chart:
     """How far the capital was below its highest value so far."""
     area = (
-        alt.Chart(found)
+        alt.Chart(thinned(found, drawdown="min"))
         .mark_area(color=RED, opacity=0.5, line={"color": RED, "strokeWidth": 1})
         .encode(
             time_axis(),

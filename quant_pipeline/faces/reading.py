@@ -33,12 +33,15 @@ def read_predictions(
         where &= ds.field("ts") <= last
     if symbol:
         where &= ds.field("symbol") == symbol.upper()
-    rows = published.read("predictions", where)
+    wants_newest = first is None and last is None and symbol is None
+    rows = published.read("predictions", where, newest=1 if wants_newest else None)
+    if rows is not None and wants_newest and not len(rows):  # this task is not scored that far
+        rows = published.read("predictions", where)
     if rows is None:
         raise NoData(NO_PREDICTIONS)
     if not len(rows):
         raise NoData(_why_none(published, symbol))
-    if first is None and last is None and symbol is None:
+    if wants_newest:
         rows = rows.filter(pc.equal(rows["ts"], pc.max(rows["ts"])))
     order = [("ts", "descending"), ("task_id", "ascending"), ("score", "descending"),
              ("symbol", "ascending")]  # fmt: skip

@@ -44,14 +44,19 @@ class Published:
         write_durably(target, raw)
 
     def read(
-        self, table: str, where: ds.Expression | None = None, columns: list[str] | None = None
+        self,
+        table: str,
+        where: ds.Expression | None = None,
+        columns: list[str] | None = None,
+        newest: int | None = None,
     ) -> pa.Table | None:
         """Rows of a published table, None if nothing of it is published yet.
 
+        Of the `newest` partitions only, if that is given: their names sort like time.
         A column that only some partitions have is null in the others. Raises StoreError for a
         damaged file.
         """
-        files = sorted((self.folder / table).glob("[!.]*.parquet"))
+        files = sorted((self.folder / table).glob("[!.]*.parquet"))[-(newest or 0) :]
         if not files:
             return None
         try:
