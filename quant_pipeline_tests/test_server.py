@@ -225,7 +225,8 @@ def test_a_failed_run_is_told_to_the_webhook(server, told):
     assert message["partition"] == "2015-06"
 
 
-def test_a_run_cancelled_in_mid_training_leaves_nothing_behind(server):
+def test_a_run_cancelled_in_mid_training_leaves_nothing_behind(server, launched):
+    server.backfilled(launched[0], 180)  # else its models train as long, and hold the slot
     was = server.home.state()
     server.home.change_settings(SETTINGS, LONG)
     try:
