@@ -50,6 +50,24 @@ def test_staleness_is_seen_as_soon_as_prices_change(used, market):
     assert "prices of" in told
 
 
+def test_what_is_remembered_is_read_anew_when_something_is_written_or_a_day_begins(used):
+    ws = used.workspace
+    before = shown.stamp(ws)
+    assert shown.stamp(ws) == before
+    ws.meta.require_fact("a", "b")
+    registered = shown.stamp(ws)
+    assert registered != before
+    publish_prices(ws)
+    assert shown.stamp(ws) != registered
+    zones = ("Pacific/Kiritimati", "Etc/GMT+12")  # 26 hours apart: never the same day
+
+    def elsewhere(zone: str) -> object:
+        grid = ws.settings.grid.model_copy(update={"timezone": zone})
+        return shown.stamp(replace(ws, settings=ws.settings.model_copy(update={"grid": grid})))
+
+    assert elsewhere(zones[0]) != elsewhere(zones[1])
+
+
 def test_failed_checks_are_told_once_a_check_and_errors_first(used):
     ws = used.workspace
 

@@ -36,12 +36,13 @@ NO_OUTCOMES = (
 )
 
 
-def stamp(ws: Workspace) -> tuple[tuple[str, int, int], ...]:
-    """What tells whether anything that is read here was written again."""
+def stamp(ws: Workspace) -> tuple[date | tuple[str, int, int], ...]:
+    """What tells whether anything that is read here was written again, or is late by now."""
     registry = ws.home.registry
     files = [registry, registry.with_name(registry.name + "-wal")]
     tables = sorted(p for p in ws.home.published.glob("*") if p.is_dir())
-    return tuple(_facts_of(path) for path in [*files, *tables, ws.home.settings_file])
+    found = (_facts_of(path) for path in [*files, *tables, ws.home.settings_file])
+    return ws.today(), *found
 
 
 def _facts_of(path: Path) -> tuple[str, int, int]:
