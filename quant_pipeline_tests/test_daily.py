@@ -1,7 +1,8 @@
 """The jobs that run by themselves: what they find to do, and that they do it like a backfill."""
 
 import os
-from datetime import date, datetime, timedelta
+from dataclasses import replace
+from datetime import date, datetime
 from zoneinfo import ZoneInfo
 
 import dagster as dg
@@ -84,10 +85,15 @@ def deliver(made, frame: pd.DataFrame | bytes, name: str) -> None:
     os.utime(path, (0, 0))
 
 
-def run_job(made, name: str = "daily_score") -> tuple[dg.ExecuteInProcessResult, dict]:
+def run_job(
+    made, name: str = "daily_score", now: datetime | None = None
+) -> tuple[dg.ExecuteInProcessResult, dict]:
     """Run a job with a Dagster instance in memory; gives its result and what it told."""
+    workspace = made.workspace
+    if now is not None:
+        workspace = replace(workspace, clock=lambda: now)
     with dg.DagsterInstance.ephemeral() as instance:
-        job = make_definitions(made.workspace).resolve_job_def(name)
+        job = make_definitions(workspace).resolve_job_def(name)
         result = job.execute_in_process(instance=instance, raise_on_error=False)
         (step,) = [e for e in result.all_node_events if e.is_step_success or e.is_step_failure]
         outputs = [e for e in result.all_node_events if e.is_successful_output]
@@ -149,22 +155,29 @@ def test_daily_runs_with_a_missed_day_give_the_scores_of_one_backfill(home, fini
     assert "cannot be known" in shown["because"]
 
 
-def test_missing_prices_end_in_an_error_that_names_the_session(home, market):
+def test_missing_prices_are_late_until_the_deadline_and_then_an_error_that_names_the_session(
+    home, market
+):
     made = home(changes={"[universe]": '[sessions]\ncalendar = "XNYS"\n\n[universe]'})
     made.ingest(market[market["ts"] < "2015-08-01"])
-    assert run_job(made)[1]["state"] == "scored"
+    assert run_job(made, now=at("2015-08-03T17:59"))[1]["state"] == "scored"
     was = made.state()
-    result, shown = run_job(made)
-    assert not result.success
-    assert shown == {}
+    result, shown = run_job(made, now=at("2015-08-03T18:00"))
+    assert result.success
+    assert (shown["state"], shown["expected_session"]) == ("late", "2015-08-03")
+    assert not is_settled(made.workspace, at("2015-08-03T21:59"))
+    for now in ("2015-08-03T22:00", "2015-08-04T17:59"):  # the deadline, and the day after
+        result, shown = run_job(made, now=at(now))
+        assert not result.success
+        assert shown == {}
     runs = made.workspace.meta.daily_runs()
-    assert [run.state for run in runs] == ["scored", "given_up"]
-    assert runs[1].expected > date(2026, 1, 1)
-    assert "the newest stored session is 2015-07-31" in runs[1].words
+    assert [run.state for run in runs] == ["scored", "late", "given_up", "given_up"]
+    assert {run.expected for run in runs[1:]} == {date(2015, 8, 3)}
+    assert "prices of 2015-08-03 are missing" in runs[3].words
+    assert "the newest stored session is 2015-07-31" in runs[3].words
     assert made.state() == was
-    evening = datetime.combine(runs[1].expected, datetime.max.time(), NEW_YORK)
-    assert is_settled(made.workspace, evening)
-    assert not is_settled(made.workspace, evening + timedelta(days=5))
+    assert is_settled(made.workspace, at("2015-08-03T23:59"))
+    assert not is_settled(made.workspace, at("2015-08-04T18:00"))
 
 
 def test_a_bad_file_fails_the_run_after_the_good_ones_were_scored(home, market):

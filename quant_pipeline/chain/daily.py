@@ -12,11 +12,6 @@ from quant_pipeline.settings import Task
 from quant_pipeline.stores.meta import DailyRun, utc_now
 
 
-def exchange_time(ws: Workspace) -> datetime:
-    """The present moment by the clock of the exchange."""
-    return datetime.now(ws.settings.grid.zone)
-
-
 def look_around(ws: Workspace, now: datetime, tasks: Sequence[Task]) -> tuple[Arrival, date | None]:
     """What there is to do at a moment, and the first session to score, if any.
 

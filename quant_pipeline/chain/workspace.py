@@ -1,6 +1,6 @@
 """One home opened: its settings, stores and grid."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -33,6 +33,7 @@ class Workspace:
     files: ModelFiles
     published: Published
     grid: Grid
+    clock: Callable[[], datetime] = utc_now
 
     @classmethod
     def open(cls, home: Home) -> "Workspace":
@@ -84,9 +85,13 @@ class Workspace:
         """The named tasks, all of them if none is named."""
         return [self.settings.task(t) for t in task_ids] or list(self.settings.tasks)
 
+    def now(self) -> datetime:
+        """The present moment by the clock of the exchange."""
+        return self.clock().astimezone(self.settings.grid.zone)
+
     def today(self) -> date:
         """The present date at the exchange."""
-        return datetime.now(self.settings.grid.zone).date()
+        return self.now().date()
 
     def require_same_grid(self, *, keep: bool = True) -> None:
         """Refuse a used home whose grid or rule of sessions was changed.

@@ -9,13 +9,7 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from quant_pipeline.chain.daily import (
-    exchange_time,
-    is_settled,
-    is_too_late,
-    look_around,
-    record,
-)
+from quant_pipeline.chain.daily import is_settled, is_too_late, look_around, record
 from quant_pipeline.chain.inbox import Taken, take_inbox, waiting_files
 from quant_pipeline.chain.ingest import pull_sources
 from quant_pipeline.chain.plan import newest_closed
@@ -43,7 +37,7 @@ def take_prices_and_score(context: dg.OpExecutionContext, workspace: WorkspacePa
     for report in reports:
         if report.changed_keys:
             report_prices(workspace, report, lambda what, *_: tell(what))
-    now, tasks = exchange_time(workspace), workspace.tasks()
+    now, tasks = workspace.now(), workspace.tasks()
     arrival, first = look_around(workspace, now, tasks)
     state: str = arrival.state
     newest = None
