@@ -3,7 +3,6 @@
 import logging
 import os
 import re
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import pyarrow as pa
 
 from quant_pipeline.errors import NoData, StoreError
 from quant_pipeline.stores import schema
+from quant_pipeline.stores.attached import LOCKED_DOWN, attached, lock_down, others_are_named
 from quant_pipeline.stores.durable import sync
 from quant_pipeline.stores.failures import failures_are_told
 from quant_pipeline.stores.locks import held
@@ -26,13 +26,7 @@ log = logging.getLogger(__name__)
 Connection = duckdb.DuckDBPyConnection
 IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
 
-CONFIG: dict[str, Any] = {
-    "enable_external_access": False,
-    "autoinstall_known_extensions": False,
-    "autoload_known_extensions": False,
-    "allow_community_extensions": False,
-    "python_enable_replacements": False,
-}
+CONFIG: dict[str, Any] = {**LOCKED_DOWN, "enable_external_access": False}
 
 
 @dataclass(frozen=True)
@@ -46,7 +40,7 @@ class SeriesStore:
     @contextmanager
     def writing(self, what: str) -> Iterator[Connection]:
         """One transaction: everything in the block is stored, or nothing."""
-        with self.locked(what), self._connected(read_only=False) as con:
+        with self.locked(what), self._connected() as con:
             _migrate(con, self.path)
             con.execute("BEGIN TRANSACTION")
             try:
@@ -89,12 +83,21 @@ class SeriesStore:
 
     def _open_to_read(self, stack: ExitStack, what: str) -> Connection:
         stack.enter_context(self.locked(what, shared=True))
-        return stack.enter_context(self._connected(read_only=True))
+        return stack.enter_context(self._attached())
 
     @contextmanager
-    def _connected(self, *, read_only: bool) -> Iterator[Connection]:
+    def _attached(self) -> Iterator[Connection]:
+        with (
+            failures_are_told(self.path.name, duckdb.Error, OSError),
+            attached(self.path, self.memory_gib) as con,
+        ):
+            _require_known(con, self.path)
+            yield con
+
+    @contextmanager
+    def _connected(self) -> Iterator[Connection]:
         with failures_are_told(self.path.name, duckdb.Error, OSError):
-            con = _connect(self.path, self.memory_gib, read_only=read_only)
+            con = _connect(self.path, self.memory_gib)
             try:
                 _require_known(con, self.path)
                 yield con
@@ -114,7 +117,7 @@ class SeriesStore:
         for leftover in (new, new.with_name(new.name + ".wal")):
             leftover.unlink(missing_ok=True)
         with failures_are_told(self.path.name, duckdb.Error, OSError):
-            con = _connect(new, self.memory_gib, read_only=False)
+            con = _connect(new, self.memory_gib)
             try:
                 con.execute(schema.TABLES)
                 con.execute("CHECKPOINT")
@@ -124,32 +127,13 @@ class SeriesStore:
         sync(self.path.parent)
 
 
-_one_at_a_time = threading.Lock()
-
-
-def _connect(path: Path, memory_gib: float, *, read_only: bool) -> Connection:
-    with _one_at_a_time:  # of threads: what one has locked, another cannot set any more
-        return _connect_locked_down(path, memory_gib, read_only=read_only)
-
-
-def _connect_locked_down(path: Path, memory_gib: float, *, read_only: bool) -> Connection:
+def _connect(path: Path, memory_gib: float) -> Connection:
+    """An instance of its own for a writer, who is alone with the file."""
     # Without a limit DuckDB keeps all that it read, up to 80 % of the machine's memory.
     config = {**CONFIG, "memory_limit": f"{memory_gib}GiB"}
-    try:
-        con = duckdb.connect(str(path), read_only=read_only, config=config)
-    except duckdb.IOException as error:
-        if "lock" not in str(error):
-            raise
-        raise StoreError(
-            f"{path.name} cannot be opened: {error}. If another program has it open, close it "
-            "there; read data/published/*.parquet instead of the database."
-        ) from error
-    # Of one process's connections to a file all share what is global, the lock included.
-    if not fetch_row(con, "SELECT current_setting('lock_configuration')")[0]:
-        con.execute("SET GLOBAL TimeZone='UTC'")
-        # On stdout, where DuckDB takes a process without a script (a spawned one) for a notebook.
-        con.execute("SET enable_progress_bar=false")
-        con.execute("SET lock_configuration=true")
+    with others_are_named(path):
+        con = duckdb.connect(str(path), config=config)
+    lock_down(con)
     return con
 
 
