@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from quant_pipeline.chain import verify_scores as verifying
 from quant_pipeline.chain.audit import audit
 from quant_pipeline.chain.difference import Difference, Step, diff_models, diff_scores
 from quant_pipeline.chain.proving import MODELS, SCORES, choose_sample, prove, verdicts
-from quant_pipeline.chain.verify import verify_model, verify_scores, verify_since
+from quant_pipeline.chain.verify import verify_model, verify_since
+from quant_pipeline.chain.verify_scores import verify_scores
 from quant_pipeline.errors import NoData
 from quant_pipeline.market.canaries import make_canaries
 from quant_pipeline.ml import boosters
@@ -122,12 +124,24 @@ def test_a_changed_score_is_an_alarm_and_ends_the_command_with_1(copied):
     said = call(copied.root, "verify", "--ts", str(DAY), "--symbol", "C001", "--task", "up_5d")
     assert said.code == 1
     assert "ALARM      C001 of up_5d on 2019-05-03" in said.out
-    assert "Nothing that is recorded has changed since" in said.out
+    assert "because of stored rows that are not those that the registry recorded" in said.out
     others = call(copied.root, "verify", "--ts", str(DAY), "--symbol", "C003", "--json")
     assert others.code == 0
     rows = json.loads(others.out)
     assert {row["outcome"] for row in rows} == {"identical"}
     assert [row["kind"] for row in rows] == ["scores", "model"] * 2
+
+
+def test_scores_that_were_written_otherwise_are_an_alarm_though_nothing_has_changed(
+    copied, monkeypatch
+):
+    honest = verifying.score_rows
+    monkeypatch.setattr(verifying, "score_rows", lambda *a: honest(*a) + 1e-9)
+    said = call(copied.root, "verify", "--ts", str(DAY), "--symbol", "c001", "--task", "up_5d")
+    assert said.code == 1
+    assert "Nothing that is recorded has changed since" in said.out
+    assert "Then and now: 1 score" not in said.out
+    assert " instead of " in said.out
 
 
 @pytest.mark.parametrize(

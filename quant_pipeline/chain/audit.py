@@ -6,21 +6,23 @@ from itertools import groupby
 
 import numpy as np
 
+from quant_pipeline.chain.making import why_impossible
 from quant_pipeline.chain.proofs.champion import frozen_after, prove_champion
-from quant_pipeline.chain.proofs.future import prove_models, prove_scores
+from quant_pipeline.chain.proofs.future import prove_models
 from quant_pipeline.chain.proofs.prices import prove_prices
 from quant_pipeline.chain.proofs.recipes import prove_recipes
 from quant_pipeline.chain.proofs.result import Proof
+from quant_pipeline.chain.proofs.scores import prove_scores
 from quant_pipeline.chain.proofs.structure import prove_sealed, prove_served, prove_structure
 from quant_pipeline.chain.proofs.windows import prove_windows
 from quant_pipeline.chain.rebuild import compute_data, learn, present_of
 from quant_pipeline.chain.scratch import scratch_home, settings_of
-from quant_pipeline.chain.verify import Tell, why_impossible
+from quant_pipeline.chain.verified import Tell
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.errors import NoData
 from quant_pipeline.settings import Settings, Task, digest
 from quant_pipeline.stores.meta import Model
-from quant_pipeline.stores.series import query
+from quant_pipeline.stores.series import query, read_sessions
 
 IMPORTED = "imported"  # learned elsewhere, from other data
 
@@ -62,11 +64,24 @@ def choose_asofs(ws: Workspace, tasks: Sequence[Task], n: int) -> list[date]:
 
 
 def newest_asof(ws: Workspace, tasks: Sequence[Task], day: date) -> date:
-    """The newest as-of with a model on or before a date; raises NoData if there is none."""
-    found = [asof for asof in _asofs(ws, tasks) if asof <= day]
+    """The newest as-of with a model that a date names; raises NoData if there is none.
+
+    A date names the as-ofs on or before it, and the one whose last session it is.
+    """
+    asof = ws.grid.asof(ws.grid.key(day))
+    last = _last_session(ws, asof)
+    until = asof if last is not None and last <= day else day
+    found = [asof for asof in _asofs(ws, tasks) if asof <= until]
     if not found:
         raise NoData(f"No model is as of {day} or earlier. See `quant models list`.")
     return found[-1]
+
+
+def _last_session(ws: Workspace, asof: date) -> date | None:
+    with ws.series.reading("an audit") as con:
+        start = ws.grid.window(ws.grid.key(asof))[0]
+        sessions: list[date] = read_sessions(con, start, asof)["ts"].to_pylist()
+    return sessions[-1] if sessions else None
 
 
 def _asofs(ws: Workspace, tasks: Sequence[Task]) -> list[date]:
@@ -78,15 +93,20 @@ def _asofs(ws: Workspace, tasks: Sequence[Task]) -> list[date]:
 
 
 def models_as_of(ws: Workspace, asof: date, tasks: Sequence[Task]) -> list[Model]:
-    """The newest model of each task as of a date; raises NoData if there is none."""
-    newest: dict[str, Model] = {}
+    """The models as of a date that scored, and the newest of each task; NoData if there is none."""
     wanted = {task.task_id for task in tasks}
-    for model in ws.meta.models():
-        if model.asof == asof and model.status != IMPORTED and model.task_id in wanted:
-            newest[model.task_id] = model
-    if not newest:
+    mine = [
+        m for m in ws.meta.models()
+        if m.asof == asof and m.status != IMPORTED and m.task_id in wanted
+    ]  # fmt: skip
+    if not mine:
         raise NoData(f"No model is as of {asof}. See `quant models list`.")
-    return list(newest.values())
+    newest = {m.task_id: m.model_id for m in mine}
+    ids = [m.model_id for m in mine]
+    scored = ws.series.query(
+        "SELECT DISTINCT model_id FROM predictions WHERE list_contains(?, model_id)", [ids]
+    )["model_id"].to_pylist()
+    return [m for m in mine if m.model_id in {*scored, *newest.values()}]
 
 
 def _groups(ws: Workspace, models: Sequence[Model]) -> list[tuple[Settings, list[Model]]]:

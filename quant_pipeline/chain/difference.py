@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from quant_pipeline.chain.champions import decide
-from quant_pipeline.chain.learn import code_version
+from quant_pipeline.chain.making import scored_with
 from quant_pipeline.chain.model_content import read_boosters
-from quant_pipeline.chain.proofs.future import scored_with
+from quant_pipeline.chain.provenance import code_version
 from quant_pipeline.chain.rebuild import (
     compute_data,
     compute_features,
@@ -20,7 +20,7 @@ from quant_pipeline.chain.rebuild import (
     present_of,
 )
 from quant_pipeline.chain.scratch import scratch_home, settings_of
-from quant_pipeline.chain.verify import Tell
+from quant_pipeline.chain.verified import Tell
 from quant_pipeline.chain.workspace import Workspace, newest_batch_id
 from quant_pipeline.errors import NoData
 from quant_pipeline.ml.score import score_rows

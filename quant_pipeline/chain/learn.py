@@ -1,19 +1,14 @@
 """walkforward_folds and lgbm_model: what a model as of the end of a partition may learn from."""
 
-import hashlib
 import math
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import quant_pipeline
 from quant_pipeline.chain.folds import cut_folds, read_folds, stored_windows
+from quant_pipeline.chain.provenance import code_version, environment
 from quant_pipeline.chain.seal import require_sealed
 from quant_pipeline.chain.training_data import data_fingerprint, read_examples
 from quant_pipeline.chain.trials import note_trial, recipe_id
@@ -257,26 +252,6 @@ def experiment(ws: Workspace, task: Task) -> dict[str, Any]:
         "feature_modules": ws.feature_modules,
         "feature_values": FEATURE_VALUES,
     }
-
-
-def environment() -> dict[str, str]:
-    """What the bytes of a model depend on besides data and settings."""
-    names = ("lightgbm", "numpy", "scikit-learn", "joblib")
-    return {
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}",
-        **{name: version(name) for name in names},
-    }
-
-
-@cache
-def code_version() -> str:
-    """The package's version and a hash of its sources."""
-    found = hashlib.sha256()
-    root = Path(quant_pipeline.__file__).parent
-    for path in sorted(root.rglob("*.py")):
-        found.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
-    return f"{version('quant-pipeline')}+{found.hexdigest()[:12]}"
 
 
 def plain_series(series: Mapping[str, np.ndarray]) -> dict[str, list[Any]]:

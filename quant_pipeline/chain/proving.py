@@ -5,7 +5,8 @@ from datetime import date
 
 from quant_pipeline.chain.audit import audit
 from quant_pipeline.chain.checks.result import Checked
-from quant_pipeline.chain.verify import Tell, Verified, verify_scores
+from quant_pipeline.chain.verified import Tell, Verified
+from quant_pipeline.chain.verify_scores import verify_scores
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.stores.meta import CheckResult
 
@@ -39,7 +40,7 @@ def verdicts(ws: Workspace, asset: str, keys: Sequence[str]) -> list[Checked]:
 def prove(ws: Workspace, asset: str, keys: Sequence[str], tell: Tell) -> list[Checked]:
     """Prove partitions of an asset now."""
     work = _prove_models if asset == "lgbm_model" else _prove_scores
-    return [one for key in keys for one in work(ws, key, tell)]
+    return [one for key in keys for one in work(ws.read_only(), key, tell)]
 
 
 def choose_sample(ws: Workspace) -> dict[str, list[str]]:
@@ -78,8 +79,11 @@ def _prove_models(ws: Workspace, key: str, tell: Tell) -> list[Checked]:
     for task in tasks:
         mine = [p for p in proofs if p.task_id in ("", task.task_id)]
         bad = [p for p in mine if p.failed]
+        open_ = [p for p in mine if p.outcome == "unproven"]
         words = f"{bad[0].words}: {bad[0].finding or ''}" if bad else ""
-        numbers = {"proved": len(mine), "failed": len(bad)}
+        if open_ and not bad:
+            words = f"{len(open_)} of {len(mine)} could not be proved: {open_[0].words}"
+        numbers = {"proved": len(mine) - len(open_), "failed": len(bad), "unproven": len(open_)}
         found.append(Checked(MODELS, key, not bad, "ERROR", words, numbers, task.task_id))
     return found
 
@@ -104,9 +108,13 @@ def _prove_scores(ws: Workspace, key: str, tell: Tell) -> list[Checked]:
             tell(f"scoring {len(sessions)} sessions of {key} again", i, len(by_model))
             results += verify_scores(ws, ws.meta.model(model_id), sessions)
         bad = [v for v in results if v.outcome == "alarm"]
-        words = f"{bad[0].name}: {bad[0].words}, though nothing has changed" if bad else ""
-        if not results:
-            words = "No score yet."
-        numbers = {"proved": len(results), "failed": len(bad)}
+        other = [v for v in results if v.outcome == "explained"]
+        words = "" if results else "No score yet."
+        if bad:
+            why = bad[0].reasons[0] if bad[0].reasons else "though nothing has changed"
+            words = f"{bad[0].name}: {bad[0].words}, {why}"
+        elif other:
+            words = f"{len(other)} of {len(results)} not identical: {', '.join(other[0].reasons)}"
+        numbers = {"proved": len(results), "failed": len(bad), "explained": len(other)}
         found.append(Checked(SCORES, key, not bad, "ERROR", words, numbers, task.task_id))
     return found

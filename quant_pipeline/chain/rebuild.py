@@ -108,9 +108,13 @@ def learn(made: Workspace, key: str) -> Rebuilt:
 
 
 def score_again(made: Workspace, files: ModelFiles, model: Model, session: date) -> pa.Table:
-    """Scores of one session (symbol, score) by a model, from features made from prices alone."""
+    """Scores of one session (symbol, score) by a model, from features made from prices alone.
+
+    The features of the next partition are made with them, as in a backfill: were anything to look
+    ahead, it would find the future there.
+    """
     key = made.grid.key(session)
-    compute_features(made, [key])
+    compute_features(made, made.grid.keys(key, made.grid.key(made.grid.window(key)[1])))
     n = made.series.query(
         "SELECT count(*) AS n FROM features_daily WHERE in_universe AND ts = ?", [session]
     )["n"][0].as_py()
@@ -124,11 +128,11 @@ def score_again(made: Workspace, files: ModelFiles, model: Model, session: date)
 
 
 def stored_scores(ws: Workspace, model: Model, session: date) -> pa.Table:
-    """What is stored of one session by a model: symbol, score, price_batch_id."""
+    """What is stored of one session by a model: symbol, score, price_batch_id, generated_at."""
     with ws.series.reading("an audit") as con:
         return query(
             con,
-            "SELECT symbol, score, price_batch_id FROM predictions "
+            "SELECT symbol, score, price_batch_id, generated_at FROM predictions "
             "WHERE ts = ? AND task_id = ? AND model_id = ? ORDER BY symbol",
             [session, model.task_id, model.model_id],
         )

@@ -1,5 +1,6 @@
 """A scratch home: prices as of a batch, with the future as it was or made up, and nothing else."""
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,9 +13,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import ValidationError
 
 from quant_pipeline.chain.workspace import Workspace
-from quant_pipeline.errors import StoreError
+from quant_pipeline.errors import SettingsError, StoreError
 from quant_pipeline.market.rewriting import (
     make_up_bars,
     make_up_sessions,
@@ -22,12 +24,14 @@ from quant_pipeline.market.rewriting import (
     rewrite_memberships,
 )
 from quant_pipeline.settings import Home, Settings
+from quant_pipeline.stores.locks import held, writer_of
 from quant_pipeline.stores.meta import MetaStore, Model
 from quant_pipeline.stores.model_files import ModelFiles
 from quant_pipeline.stores.published import Published
 from quant_pipeline.stores.schema import AS_OF
 from quant_pipeline.stores.series import Connection, SeriesStore, insert
 
+PREFIX, IN_USE = "quant-scratch-", "in-use.lock"
 DAYS_AFTER = 75
 """So many calendar days after the cut are copied, or made up."""
 SHARE_RESTATED = 0.3
@@ -55,17 +59,35 @@ class Rewritten:
 
 
 def settings_of(ws: Workspace, model: Model) -> Settings:
-    """The settings that a model was made with, its task alone; the rest as quant.toml has it."""
+    """The settings that a model was made with, its task alone; the rest as quant.toml has it.
+
+    Raises SettingsError if this version of the package does not know one of them any more.
+    """
     recorded = {k: v for k, v in model.settings.items() if k in Settings.model_fields}
-    return Settings.model_validate(
-        ws.settings.model_dump() | recorded | {"tasks": [model.settings["task"]]}
-    )
+    try:
+        return Settings.model_validate(
+            ws.settings.model_dump() | recorded | {"tasks": [model.settings["task"]]}
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise SettingsError(
+            f"Model {model.model_id[:12]} was made with settings that this version of "
+            f"quant_pipeline does not take: {name} ({first['msg']}). Use the version that made it."
+        ) from None
 
 
 @contextmanager
 def empty_home(ws: Workspace, settings: Settings) -> Iterator[Workspace]:
-    """A home of its own in a temporary folder, removed at the end, with the features of another."""
-    with tempfile.TemporaryDirectory(prefix="quant-scratch-") as folder:
+    """A home of its own in a temporary folder, removed at the end, with the features of another.
+
+    Folders that a killed process left behind are removed, too.
+    """
+    _remove_leftovers()
+    with (
+        tempfile.TemporaryDirectory(prefix=PREFIX) as folder,
+        held(Path(folder) / IN_USE, "a proof", wait_seconds=0),
+    ):
         root = Path(folder)
         home = Home(root)
         home.models.mkdir()
@@ -82,6 +104,17 @@ def empty_home(ws: Workspace, settings: Settings) -> Iterator[Workspace]:
             files=ModelFiles(home.models),
             published=Published(home.published),
         )
+
+
+def _remove_leftovers() -> None:
+    """Delete scratch homes of processes that were killed: nobody holds their locks any more."""
+    for lock in Path(tempfile.gettempdir()).glob(f"{PREFIX}*/{IN_USE}"):
+        try:
+            is_mine = lock.stat().st_uid == os.getuid()
+            if is_mine and writer_of(lock) is None:
+                shutil.rmtree(lock.parent, ignore_errors=True)
+        except FileNotFoundError:  # its owner has just removed it
+            continue
 
 
 @contextmanager

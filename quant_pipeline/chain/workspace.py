@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from functools import cached_property
 
 from quant_pipeline.chain.own_features import OwnFeatures, load_own_features
+from quant_pipeline.chain.provenance import made_with
 from quant_pipeline.errors import NoData
 from quant_pipeline.market.features import FEATURE_VALUES, AnyFeature, choose_features
 from quant_pipeline.market.grid import Grid
@@ -50,6 +51,11 @@ class Workspace:
             published=Published(home.published),
             grid=Grid(settings.grid.cadence, settings.grid.start),
         )
+
+    def read_only(self) -> "Workspace":
+        """The same home; whatever would write its stores, or change their layout, fails."""
+        meta = replace(self.meta, is_read_only=True, _engines={})
+        return replace(self, series=replace(self.series, is_read_only=True), meta=meta)
 
     @cached_property
     def features(self) -> tuple[AnyFeature, ...]:
@@ -148,6 +154,7 @@ class Writing:
                 status="pending",
                 run_id=self.run_id,
                 written_at=utc_now(),
+                made_with=made_with(),
             )
         )
 

@@ -1,9 +1,12 @@
 """The command line: thin, lazy, plain; every command says with an example what it does."""
 
 import logging
+import signal
 import sys
+import threading
 from datetime import date, timedelta
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -73,6 +76,8 @@ CTRL_C = 130  # how typer ends then
 
 def main() -> None:
     """Run a command; an error that the user can mend is one message and exit code 1."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _end)
     waiting = logging.StreamHandler()  # on stderr: who is waited for
     logger = logging.getLogger("quant_pipeline")
     logger.addHandler(waiting)
@@ -97,6 +102,11 @@ def main() -> None:
         if mine is None:
             raise
         sys.exit(f"Error: {printable(str(mine))}")
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    """End as after an error, so that temporary folders are removed."""
+    sys.exit(128 + number)
 
 
 def _own_cause(error: BaseException) -> QuantError | None:

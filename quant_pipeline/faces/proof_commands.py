@@ -1,5 +1,6 @@
 """`quant audit`, `verify`, `diff`: proofs on the user's own data, and what a change comes from."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from datetime import date
@@ -14,7 +15,7 @@ from quant_pipeline.faces.output import count, emit, print_table, progress, say
 if TYPE_CHECKING:
     from quant_pipeline.chain.difference import Difference
     from quant_pipeline.chain.proofs.result import Proof
-    from quant_pipeline.chain.verify import Tell, Verified
+    from quant_pipeline.chain.verified import Tell, Verified
     from quant_pipeline.chain.workspace import Workspace
 
 SIGNS = {"holds": "holds", "fails": "FAILS", "unproven": "unproven"}
@@ -24,8 +25,9 @@ def audit(
     asof: Day = None,
     task: TaskId = None,
     samples: Annotated[
-        int, typer.Option(min=1, help="So many as-ofs: the newest, others spread before it.")
-    ] = 1,
+        int | None,
+        typer.Option(min=1, help="So many as-ofs: the newest (default: 1), others spread before."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Prove that no model and no score saw the future: all later data made up, all computed again.
@@ -38,9 +40,15 @@ def audit(
     from quant_pipeline.chain.audit import audit as run
     from quant_pipeline.chain.audit import choose_asofs, newest_asof
 
-    ws = open_workspace()
+    if asof is not None and samples is not None:
+        raise typer.BadParameter("give --asof or --samples, not both")
+    ws = open_workspace().read_only()
     tasks = chosen(ws, task)
-    asofs = choose_asofs(ws, tasks, samples) if asof is None else [newest_asof(ws, tasks, asof)]
+    if asof is None:
+        asofs = choose_asofs(ws, tasks, samples or 1)
+    else:
+        asofs = [newest_asof(ws, tasks, asof)]
+        say(f"As of {asofs[0]}.")
     with progress() as tell:
         proofs = run(ws, asofs, tasks, tell)
     emit([as_row(p) for p in proofs], as_json, lambda: _show(proofs))
@@ -58,8 +66,15 @@ def as_row(proof: "Proof") -> dict[str, Any]:
         "outcome": proof.outcome,
         "words": proof.words,
         "numbers": proof.numbers,
-        "finding": vars(finding) | {"words": str(finding)} if finding else None,
+        "finding": {k: _plain(v) for k, v in vars(finding).items()} | {"words": str(finding)}
+        if finding
+        else None,
     }
+
+
+def _plain(value: Any) -> Any:
+    """A value for JSON, which knows neither NaN nor infinity."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _show(proofs: "Sequence[Proof]") -> None:
@@ -103,7 +118,13 @@ def verify(
     """
     from quant_pipeline.chain.verify import verify_since
 
-    ws = open_workspace()
+    given = {"--symbol": symbol, "--ts": ts, "--task": task}
+    if extra := [name for name, value in given.items() if value and (model or all_)]:
+        whose = "a model's id" if model else "--all"
+        raise typer.BadParameter(f"{', '.join(extra)} cannot stand beside {whose}")
+    if since is not None and not all_:
+        raise typer.BadParameter("--since stands beside --all")
+    ws = open_workspace().read_only()
     with progress() as tell:
         if all_:
             found = verify_since(ws, since or ws.grid.start, tell)
@@ -123,7 +144,9 @@ def _verify(
     tell: "Tell",
 ) -> "list[Verified]":
     """A model by its id, or the scores of a session and the models that made them."""
-    from quant_pipeline.chain.verify import models_that_scored, verify_model, verify_scores
+    from quant_pipeline.chain.verify import models_that_scored, verify_model
+    from quant_pipeline.chain.verify_scores import verify_scores
+    from quant_pipeline.market.validate import normalize_symbol
 
     if model_id is not None:
         tell("training it again", 0, 1)
@@ -131,7 +154,8 @@ def _verify(
     if ts is None:
         raise typer.BadParameter("Name a model, or a session by --ts, or give --all.")
     found = []
-    models = [m for t in chosen(ws, task_id) for m in models_that_scored(ws, t, ts, symbol)]
+    symbol = (normalize_symbol(symbol) or symbol) if symbol else None
+    models = models_that_scored(ws, chosen(ws, task_id), ts, symbol)
     for i, model in enumerate(models):
         tell(f"training {model.model_id[:12]} again, and scoring {ts}", i, len(models))
         found += [*verify_scores(ws, model, [ts], symbol), verify_model(ws, model)]
@@ -145,7 +169,7 @@ def _show_verified(found: "Sequence[Verified]", briefly: bool) -> None:
         typer.echo(f"{'ALARM' if v.outcome == 'alarm' else v.outcome:<10} {v.name}: {v.words}.")
         for reason in v.reasons:
             typer.echo(f"           because of {reason}.")
-        if v.outcome == "alarm":
+        if v.outcome == "alarm" and not v.reasons:
             typer.echo("           Nothing that is recorded has changed since: look into it.")
         if v.agreement:
             typer.echo(f"           Then and now: {_in_words(v.agreement)}.")
@@ -171,16 +195,16 @@ def _in_words(numbers: dict[str, Any]) -> str:
     found = []
     if numbers.get("model_id"):
         found.append(f"{numbers['model_id'][:12]} ({numbers['because']})")
-    if "score" in numbers:
-        found.append(f"{numbers['score']:.6f}")
+    if "now" in numbers:
+        found.append(f"{numbers['now']:.6f} instead of {numbers['then']:.6f}")
+    if "missing" in numbers:
+        found.append(f"{count(numbers['missing'], 'symbol')} without a score")
     if "refused" in numbers:
         found.append(f"no model: {numbers['refused']}")
-    if "correlation" in numbers:
-        largest = f"{numbers['largest_difference']:.2g}"
-        found.append(
-            f"{count(numbers['scores'], 'score')} with a correlation of "
-            f"{numbers['correlation']:.4f}, the largest difference {largest}"
-        )
+    if "largest_difference" in numbers:
+        scores, correlation = count(numbers["scores"], "score"), numbers["correlation"]
+        alike = "" if correlation is None else f" with a correlation of {correlation:.4f}"
+        found.append(f"{scores}{alike}, the largest difference {numbers['largest_difference']:.2g}")
     return ", ".join(found)
 
 
@@ -199,7 +223,7 @@ def diff(
 
     Example: quant diff 3f9a 77c0 --ts 2021-11-15
     """
-    ws = open_workspace()
+    ws = open_workspace().read_only()
     found = _differ(ws, a, b, ts, task)
     data: dict[str, Any] = {
         "session": found.session,

@@ -10,9 +10,9 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 from sqlmodel import create_engine
 
-from quant_pipeline.errors import SettingsError, StoreBusy, StoreError
+from quant_pipeline.errors import NoData, SettingsError, StoreBusy, StoreError
 from quant_pipeline.stores.locks import held
-from quant_pipeline.stores.registry_schema import bring_up_to_date
+from quant_pipeline.stores.registry_schema import bring_up_to_date, require_up_to_date
 
 SCHEMA = "quant_registry"  # beside what Dagster keeps in the same database
 WAIT_SECONDS = 60
@@ -38,6 +38,21 @@ def open_registry(path: Path, postgres: str) -> dict[str, Engine]:
             _mark(path).touch()
         bring_up_to_date(engines["writing"])
     return engines
+
+
+def open_to_read(path: Path, postgres: str) -> Engine:
+    """An engine that writes nothing; raises NoData without a registry, StoreError of an old one."""
+    if postgres:
+        engine = _postgres_engine(postgres, " -c default_transaction_read_only=on")
+    elif path.exists():
+        url = URL.create(
+            "sqlite", database=path.absolute().as_uri(), query={"uri": "true", "mode": "ro"}
+        )
+        engine = create_engine(url, connect_args={"timeout": WAIT_SECONDS}, poolclass=NullPool)
+    else:
+        raise NoData("No model has been trained yet. Run `quant train`, or `quant demo`.")
+    require_up_to_date(engine)
+    return engine
 
 
 @contextmanager
@@ -94,8 +109,8 @@ def _begin_immediate(connection: Any) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def _postgres_engine(address: str) -> Engine:
-    options = f"-c timezone=UTC -c search_path={SCHEMA} -c lock_timeout={WAIT_SECONDS}s"
+def _postgres_engine(address: str, more: str = "") -> Engine:
+    options = f"-c timezone=UTC -c search_path={SCHEMA} -c lock_timeout={WAIT_SECONDS}s{more}"
     spec = {"options": options}
     return create_engine(with_driver(address), connect_args=spec, poolclass=NullPool)
 

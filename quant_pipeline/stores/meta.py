@@ -11,8 +11,8 @@ from sqlalchemy import Engine, func
 from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import Session, col, select
 
-from quant_pipeline.errors import NoData, SettingsError
-from quant_pipeline.stores.engines import busy_is_told, open_registry
+from quant_pipeline.errors import NoData, SettingsError, StoreError
+from quant_pipeline.stores.engines import busy_is_told, open_registry, open_to_read
 from quant_pipeline.stores.failures import failures_are_told
 from quant_pipeline.stores.records import (
     Batch,
@@ -57,11 +57,14 @@ class MetaStore:
 
     path: Path
     postgres: str = ""
+    is_read_only: bool = False
     _engines: dict[str, Engine] = field(default_factory=dict, repr=False, compare=False)
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
         """One transaction."""
+        if self.is_read_only:
+            raise StoreError("The registry was opened to be read, not to be written.")
         engine = self._engine("writing")
         with (
             _failures_are_told(),
@@ -81,8 +84,13 @@ class MetaStore:
     def _engine(self, kind: Literal["reading", "writing"]) -> Engine:
         if kind not in self._engines:
             with _failures_are_told():
-                self._engines.update(open_registry(self.path, self.postgres))
+                self._engines.update(self._opened())
         return self._engines[kind]
+
+    def _opened(self) -> dict[str, Engine]:
+        if self.is_read_only:
+            return {"reading": open_to_read(self.path, self.postgres)}
+        return open_registry(self.path, self.postgres)
 
     def models(self, task_id: str | None = None) -> list[Model]:
         """All model rows, oldest as-of first, in the order of training within one."""
@@ -154,6 +162,12 @@ class MetaStore:
         return found + [
             f"the row of model {m.model_id[:12]} is not as it was recorded" for m in changed
         ]
+
+    def model_with_features(self, feature_set_id: str) -> Model | None:
+        """The newest model that learned from features of an id, if there is one."""
+        wanted = select(Model).where(Model.feature_set_id == feature_set_id)
+        with self.reading() as session:
+            return session.exec(wanted.order_by(col(Model.seq).desc())).first()
 
     def mark_pruned(self, model_ids: Sequence[str]) -> None:
         """Note that the files of some models are deleted; a retired one stays retired."""
@@ -302,6 +316,13 @@ class MetaStore:
         wanted = select(*columns).where(col(Batch.id).in_(newest), Batch.status == "committed")
         with self.reading() as session:
             return [Written(*row) for row in session.exec(wanted.order_by(col(Batch.id)))]
+
+    def history(self, table: str, key: str) -> list[Batch]:
+        """Every time that slices of a partition of a table were written, oldest first."""
+        wanted = select(Batch).where(Batch.table_name == table, Batch.partition_key == key)
+        wanted = wanted.where(Batch.status == "committed").order_by(col(Batch.id))
+        with self.reading() as session:
+            return list(session.exec(wanted))
 
     def unsettled_batches(self, table: str) -> list[list[tuple[Written, bool]]]:
         """Of each slice of a table its newest batches, newest first, and whether each is pending.

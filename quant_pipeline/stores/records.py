@@ -127,6 +127,7 @@ class Batch(SQLModel, table=True):
     status: str
     run_id: str
     written_at: datetime
+    made_with: str = ""  # code and environment; nothing in slices of layout 2
 
 
 class Written(NamedTuple):

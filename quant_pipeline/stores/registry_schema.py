@@ -10,8 +10,8 @@ from typing import Any
 from sqlalchemy import Column, Engine, String, inspect
 from sqlmodel import Session, SQLModel, select
 
-from quant_pipeline.errors import StoreError
-from quant_pipeline.stores.records import HomeFact, Model
+from quant_pipeline.errors import NoData, StoreError
+from quant_pipeline.stores.records import Batch, HomeFact, Model
 
 FACT = "registry.version"
 
@@ -26,6 +26,12 @@ def _add_row_digests(session: Session) -> None:
     session.flush()
 
 
+def _add_made_with(session: Session) -> None:
+    """3: each written slice says with what code and in what environment it was made."""
+    column = Column("made_with", String, nullable=False, server_default="")
+    _operations(session).add_column(Batch.__tablename__, column)
+
+
 def _operations(session: Session) -> Any:
     from alembic.migration import MigrationContext  # a tenth of a second, for old homes only
     from alembic.operations import Operations
@@ -33,7 +39,7 @@ def _operations(session: Session) -> Any:
     return Operations(MigrationContext.configure(session.connection()))
 
 
-MIGRATIONS: tuple[Callable[[Session], None], ...] = (_add_row_digests,)
+MIGRATIONS: tuple[Callable[[Session], None], ...] = (_add_row_digests, _add_made_with)
 VERSION = 1 + len(MIGRATIONS)
 
 
@@ -47,13 +53,31 @@ def bring_up_to_date(engine: Engine) -> None:
         is_new = not inspect(connection).has_table(Model.__tablename__)
         SQLModel.metadata.create_all(connection)
         fact = session.get(HomeFact, FACT)
-        found = VERSION if is_new else int(fact.value) if fact else 1
-        if found > VERSION:
-            raise StoreError(
-                f"The registry has layout {found}, but this version of quant_pipeline knows "
-                f"layouts up to {VERSION}. Use the version that wrote it, or a newer one."
-            )
+        found = VERSION if is_new else _layout_of(fact)
         for migrate in MIGRATIONS[found - 1 :]:
             migrate(session)
         if fact is None or found < VERSION:
             session.merge(HomeFact(name=FACT, value=str(VERSION)))
+
+
+def require_up_to_date(engine: Engine) -> None:
+    """Refuse a registry of another layout than today's, which a command that writes brings up."""
+    with Session(engine) as session:
+        if not inspect(session.connection()).has_table(Model.__tablename__):
+            raise NoData("No model has been trained yet. Run `quant train`, or `quant demo`.")
+        found = _layout_of(session.get(HomeFact, FACT))
+    if found < VERSION:
+        raise StoreError(
+            f"The registry has layout {found}, which was made by an earlier version of "
+            "quant_pipeline. `quant status` brings it up to date."
+        )
+
+
+def _layout_of(fact: HomeFact | None) -> int:
+    found = int(fact.value) if fact else 1
+    if found > VERSION:
+        raise StoreError(
+            f"The registry has layout {found}, but this version of quant_pipeline knows "
+            f"layouts up to {VERSION}. Use the version that wrote it, or a newer one."
+        )
+    return found

@@ -36,10 +36,13 @@ class SeriesStore:
     path: Path
     lock_wait_seconds: float = 60.0
     memory_gib: float = 4.0
+    is_read_only: bool = False
 
     @contextmanager
     def writing(self, what: str) -> Iterator[Connection]:
         """One transaction: everything in the block is stored, or nothing."""
+        if self.is_read_only:
+            raise StoreError(f"{self.path.name} was opened to be read, not for {what}.")
         with self.locked(what), self._connected() as con:
             _migrate(con, self.path)
             con.execute("BEGIN TRANSACTION")
@@ -62,6 +65,11 @@ class SeriesStore:
             con = self._open_to_read(stack, what)
             if layout_of(con) < schema.VERSION:
                 stack.close()
+                if self.is_read_only:
+                    raise StoreError(
+                        f"{self.path.name} has tables of an earlier version of quant_pipeline. "
+                        "`quant status` brings them up to date."
+                    )
                 with self.writing("bringing the tables up to date"):
                     pass
                 con = self._open_to_read(stack, what)

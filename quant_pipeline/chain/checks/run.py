@@ -13,7 +13,7 @@ from quant_pipeline.chain.checks.prices import check_prices
 from quant_pipeline.chain.checks.result import Checked
 from quant_pipeline.chain.checks.scores import check_outcomes, check_predictions
 from quant_pipeline.chain.proving import PROVED, prove, verdicts
-from quant_pipeline.chain.verify import Tell
+from quant_pipeline.chain.verified import Tell
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.stores.meta import CheckResult, utc_now
 

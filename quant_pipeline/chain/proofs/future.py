@@ -1,14 +1,11 @@
 """The future does not matter: the chain from prices to model and scores, with another one."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import date
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from quant_pipeline.chain.learn import code_version, environment
+from quant_pipeline.chain.making import why_other
 from quant_pipeline.chain.proofs.result import Finding, Outcome, Proof, first_difference
 from quant_pipeline.chain.rebuild import (
     Rebuilt,
@@ -16,14 +13,9 @@ from quant_pipeline.chain.rebuild import (
     compute_features,
     compute_labels,
     learn,
-    present_at,
-    score_again,
-    stored_scores,
 )
-from quant_pipeline.chain.scratch import Present, Rewritten, scratch_home, settings_of
+from quant_pipeline.chain.scratch import Present, Rewritten, scratch_home
 from quant_pipeline.chain.workspace import Workspace
-from quant_pipeline.errors import QuantError
-from quant_pipeline.settings import Settings
 from quant_pipeline.stores.meta import Model
 
 # What a chain holds that may depend on nothing after the cut, in the order in which it is made.
@@ -56,7 +48,10 @@ def prove_models(
     findings: dict[str, Finding | None] = {}
     if differing:
         findings = _compare_futures(ws, made, rebuilt, present, [m.task_id for m in differing])
-    changed = f"{rewritten.n_real:,} later bars became {rewritten.n_made_up:,} others"
+    changed = (
+        f"{rewritten.n_real:,} later bars became {rewritten.n_made_up:,} others, "
+        f"{rewritten.n_restated:,} earlier ones were restated later"
+    )
     for model in models:
         numbers = dict(vars(rewritten))
         outcome: Outcome = "holds"
@@ -66,7 +61,7 @@ def prove_models(
             outcome, words = "unproven", "the rewrite changed nothing after the cut"
         elif model in differing:
             finding = findings.get(model.task_id)
-            outcome, words = _judge(model, finding, changed)
+            outcome, words = _judge(ws, model, finding, changed)
         proofs.append(Proof("future", outcome, words, model.asof, model.task_id, finding, numbers))
     return proofs
 
@@ -99,13 +94,16 @@ def prove_newest(ws: Workspace, made: Workspace, present: Present) -> Proof:
     return Proof("future", outcome, words, present.cut, "", finding, {"rows": n})
 
 
-def _judge(model: Model, finding: Finding | None, changed: str) -> tuple[Outcome, str]:
+def _judge(
+    ws: Workspace, model: Model, finding: Finding | None, changed: str
+) -> tuple[Outcome, str]:
     short = model.model_id[:12]
     if finding is not None:
         return "fails", f"model {short} depends on what came later ({changed})"
-    if model.code_version != code_version() or model.environment != environment():
+    if reasons := why_other(ws, model):
         return "holds", (
-            f"with this code another model than {short} comes out, alike with any future; {changed}"
+            f"another model than {short} comes out, as {reasons[0]}, but alike with any future; "
+            f"{changed}"
         )
     return "fails", (
         f"model {short} does not come out again, with any future: see `quant verify {short}`"
@@ -153,65 +151,3 @@ def _known_rows(
     with ws.series.reading("an audit") as con:
         sql = f"SELECT * FROM {table} WHERE {where} ORDER BY {order}"
         return con.sql(sql, params={"cut": cut, **others}).to_arrow_table()
-
-
-def prove_scores(ws: Workspace, model: Model, session: date, rng: np.random.Generator) -> Proof:
-    """Score one session again, from prices alone and with everything after it made up."""
-    settings = scored_with(ws, model, session)
-    if settings is None:
-        words = f"scores of {session} were made with settings that are not recorded any more"
-        return Proof("scores", "unproven", words, model.asof, model.task_id)
-    stored = stored_scores(ws, model, session)
-    outcome: Outcome = "holds"
-    words = f"{len(stored)} scores of {session} came out bit for bit, everything after it made up"
-    finding = None
-    for batch_id in sorted(set(stored["price_batch_id"].to_pylist())):  # late bars have another
-        mine = stored.filter(pc.equal(stored["price_batch_id"], batch_id))
-        found = _scored(ws, model, settings, session, batch_id, rng, mine)
-        if not first_difference("", "", mine.select(found.column_names), found, ("symbol",)):
-            continue
-        plain = _scored(ws, model, settings, session, batch_id, None, mine)
-        finding = first_difference("scores", "predictions", plain, found, ("symbol",))
-        outcome = "fails"
-        words = f"scores of {session} depend on what came later"
-        if finding is None:
-            words = (
-                f"scores of {session} do not come out again, with any future: see "
-                f"`quant verify --task {model.task_id} --ts {session}`"
-            )
-        break
-    finding = replace(finding, ts=session) if finding else None
-    numbers = {"session": session.isoformat(), "scores": len(stored)}
-    return Proof("scores", outcome, words, model.asof, model.task_id, finding, numbers)
-
-
-def _scored(
-    ws: Workspace,
-    model: Model,
-    settings: Settings,
-    session: date,
-    batch_id: int,
-    rng: np.random.Generator | None,
-    stored: pa.Table,
-) -> pa.Table:
-    """Scores as of a batch, without symbols that another batch scored."""
-    present = present_at(ws, settings, session, batch_id)
-    with scratch_home(ws, settings, present, rng) as (made, _):
-        found = score_again(made, ws.files, model, session)
-    others = set(stored_scores(ws, model, session)["symbol"].to_pylist())
-    others -= set(stored["symbol"].to_pylist())
-    return found.filter(pc.invert(pc.is_in(found["symbol"], pa.array(sorted(others), pa.string()))))
-
-
-def scored_with(ws: Workspace, model: Model, session: date) -> Settings | None:
-    """The settings that the features behind stored scores were made with, None if they are lost."""
-    key = ws.grid.key(session)
-    spec = next((b.spec_id for b in ws.meta.batches("features_daily", (key, key))), "")
-    for settings in (ws.settings, settings_of(ws, model)):
-        try:
-            is_it = replace(ws, settings=settings).feature_set_id == spec
-        except QuantError:  # of a feature or module that is gone
-            continue
-        if is_it:
-            return settings
-    return None
