@@ -68,10 +68,11 @@ def newest_asof(ws: Workspace, tasks: Sequence[Task], day: date) -> date:
 
     A date names the as-ofs on or before it, and the one whose last session it is.
     """
-    asof = ws.grid.asof(ws.grid.key(day))
-    last = _last_session(ws, asof)
-    until = asof if last is not None and last <= day else day
-    found = [asof for asof in _asofs(ws, tasks) if asof <= until]
+    asofs = _asofs(ws, tasks)
+    found = [asof for asof in asofs if asof <= day]
+    for asof in asofs[len(found) : len(found) + 1]:
+        last = _last_session(ws, asof)
+        found += [asof] if last is not None and last <= day else []
     if not found:
         raise NoData(f"No model is as of {day} or earlier. See `quant models list`.")
     return found[-1]
