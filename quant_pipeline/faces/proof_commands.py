@@ -219,7 +219,8 @@ def diff(
     """Tell how much of a change in scores comes from what: one cause swapped at a time.
 
     Of two models, on the newest session or --ts; or, with --task and --ts alone, of a session's
-    scores as stored and as they would come out today. Shares add up to the whole.
+    scores as stored and as they would come out today. Shares are over symbols that both sides
+    score, and add up to the whole; who entered or left the universe is counted.
 
     Example: quant diff 3f9a 77c0 --ts 2021-11-15
     """
@@ -228,19 +229,22 @@ def diff(
     data: dict[str, Any] = {
         "session": found.session,
         "symbols": len(found.after),
+        "n_entered": len(found.entered),
+        "n_left": len(found.left),
+        "entered": found.entered,
+        "left": found.left,
         "causes": found.rows(),
     }
     if symbol is not None:
         if symbol not in found.after:
-            raise NoData(f"{symbol} has no score of {found.session} in both.")
+            raise NoData(_only_one_side(found, symbol))
         data["symbol"] = {
             "symbol": symbol, "before": found.before[symbol], "after": found.after[symbol],
             "changes": {f"{i} {s.cause}": s.change[symbol] for i, s in enumerate(found.steps, 1)},
         }  # fmt: skip
 
     def show() -> None:
-        typer.echo(f"{count(len(found.after), 'score')} of {found.session}, before and after:")
-        print_table(data["causes"], _CAUSES)
+        _show_difference(found, data["causes"])
         if symbol is not None:
             told = data["symbol"]
             typer.echo(f"{symbol}: {told['before']:.6f} before, {told['after']:.6f} after")
@@ -248,6 +252,34 @@ def diff(
                 typer.echo(f"  {change:+.6f}  {cause}")
 
     emit(data, as_json, show)
+
+
+def _only_one_side(found: "Difference", symbol: str) -> str:
+    """Why a symbol has no change that could be told."""
+    for step in found.steps:
+        if symbol in (*step.entered, *step.left):
+            side, did = ("after", "entered") if symbol in step.entered else ("before", "left")
+            return (
+                f"{symbol} has a score of {found.session} only {side}: it {did} the universe with "
+                f"{step.cause} ({step.words})."
+            )
+    return f"{symbol} has no score of {found.session} on either side."
+
+
+def _show_difference(found: "Difference", causes: list[dict[str, Any]]) -> None:
+    """How many scores are compared, who came and went, and each cause."""
+    scores = f"{count(len(found.after), 'score')} of {found.session}"
+    if not causes:
+        typer.echo(f"{scores}, the same before and after.")
+        return
+    typer.echo(f"{scores}, before and after; shares are over these symbols:")
+    columns = _CAUSES
+    if found.entered or found.left:
+        typer.echo(f"{len(found.entered)} more entered the universe, {len(found.left)} left it.")
+        columns = _MOVES | columns
+    print_table(causes, columns)
+    if all(row["share"] is None for row in causes):
+        typer.echo("As a whole no score changed, so there are no shares.")
 
 
 def _differ(
@@ -263,7 +295,9 @@ def _differ(
     raise typer.BadParameter("Name two models, or a session by --ts and --task.")
 
 
-_CAUSES = {
+_NUMBERS = {
     "cause": "cause", "share": "share", "mean_abs_change": "mean |change|",
-    "mean_change": "mean change", "what": "what",
+    "mean_change": "mean change",
 }  # fmt: skip
+_CAUSES = _NUMBERS | {"what": "what"}
+_MOVES = _NUMBERS | {"n_entered": "entered", "n_left": "left"}
