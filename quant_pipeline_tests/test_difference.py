@@ -118,7 +118,7 @@ def test_there_and_back_are_the_same_causes_with_opposite_signs(copied, canaries
     [
         ({"code_version": "0.0.1+abc"}, "code", "code 0.0.1+abc then"),
         ({"environment": "numpy"}, "environment", "numpy 1.0.0 then"),
-        ({"feature_set_id": "other"}, "features", "own modules"),
+        ({"features": "others"}, "features", "own modules"),
         ({}, "unexplained", "see `quant verify"),
     ],
 )
@@ -131,6 +131,8 @@ def test_other_training_is_named_for_what_is_recorded_as_other(
         assert then_and_now(copied).steps == ()
     if "environment" in recorded:
         change_rows(copied, lambda m: {"environment": m.environment | {"numpy": "1.0.0"}})
+    elif "features" in recorded:
+        monkeypatch.setattr("quant_pipeline.chain.workspace.FEATURE_VALUES", 99)
     else:
         change_rows(copied, lambda _: recorded)
     honest = boosters.booster_parameters
@@ -185,13 +187,15 @@ def test_code_is_no_cause_between_two_models_of_the_same_code(copied, monkeypatc
     ],
 )
 def test_what_cannot_be_taken_apart_is_refused_with_what_to_do(copied, change, why, what_to_do):
-    change_rows(copied, lambda m: change(m) if m.model_id == newest(copied).model_id else {})
+    changed = newest(copied).model_id
+    change_rows(copied, lambda m: change(m) if m.model_id == changed else {})
     a, b = copied.workspace.meta.models(TASK)
     for pair in ((a, b), (b, a)):
         with pytest.raises(QuantError, match=f"{why}.*{what_to_do}"):
             diff_models(copied.workspace, *pair, DAY, quiet)
-    with pytest.raises(QuantError, match=f"{why}.*{what_to_do}"):
-        then_and_now(copied)
+    if newest(copied).status != "imported":  # such a one does not serve
+        with pytest.raises(QuantError, match=f"{why}.*{what_to_do}"):
+            then_and_now(copied)
 
 
 def test_a_day_without_a_session_is_refused(built):
@@ -225,7 +229,7 @@ def test_late_scores_are_compared_as_of_their_own_batch(copied, canaries):
 
 
 def test_who_left_is_counted_and_told(copied):
-    copied.change_settings("min_median_value = 1000.0", "min_median_value = 4000000.0")
+    copied.change_settings("min_median_value = 1000.0", "min_median_value = 2000000.0")
     for rebuilt in (False, True):
         if rebuilt:  # whose universe the stored scores are in is not recorded
             walk_data(copied.workspace)
