@@ -184,6 +184,11 @@ def test_code_is_no_cause_between_two_models_of_the_same_code(copied, monkeypatc
             "its features are gone: No feature NOPE",
             "Set \\[features\\] of quant.toml and its modules back",
         ),
+        (
+            lambda m: {"settings": m.settings | {"train": m.settings["train"] | {"gone": 1}}},
+            "does not take: train.gone",
+            "Use the version that made it",
+        ),
     ],
 )
 def test_what_cannot_be_taken_apart_is_refused_with_what_to_do(copied, change, why, what_to_do):
@@ -230,25 +235,25 @@ def test_late_scores_are_compared_as_of_their_own_batch(copied, canaries):
 
 def test_who_left_is_counted_and_told(copied):
     copied.change_settings("min_median_value = 1000.0", "min_median_value = 2000000.0")
-    for rebuilt in (False, True):
-        if rebuilt:  # whose universe the stored scores are in is not recorded
-            walk_data(copied.workspace)
-        found = then_and_now(copied)
-        assert causes(found) == ["universe"]
-        assert found.entered == []
-        assert found.left
-        assert found.rows()[0]["n_left"] == len(found.left) == 19 - len(found.after)
-    gone = found.left[0]
     words = ("diff", "--ts", str(DAY), "--task", TASK)
+    told = json.loads(call(copied.root, *words, "--json").out)
+    walk_data(copied.workspace)  # features are of today's universe now, the stored scores are not
+    found = then_and_now(copied)
+    assert causes(found) == ["universe"]
+    assert found.entered == []
+    assert 0 < len(found.left) == 19 - len(found.after) < 18
+    assert found.rows()[0]["n_left"] == len(found.left)
+    assert (told["symbols"], told["n_entered"]) == (len(found.after), 0)
+    assert told["left"] == found.left
     said = call(copied.root, *words)
     assert f"{len(found.after)} scores of {DAY}, before and after; shares are over" in said.out
     assert f"0 more entered the universe, {len(found.left)} left it." in said.out
-    told = json.loads(call(copied.root, *words, "--json").out)
-    assert (told["symbols"], told["n_left"]) == (len(found.after), len(found.left))
-    assert told["left"] == found.left
-    refused = call(copied.root, *words, "--symbol", gone)
+    refused = call(copied.root, *words, "--symbol", found.left[0])
     assert refused.code == 1
-    assert f"{gone} has a score of {DAY} only before: it left the universe" in refused.err
+    gone = (
+        f"{found.left[0]} has a score of {DAY} only before: it left the universe (cause: universe"
+    )
+    assert gone in refused.err
 
 
 def test_who_entered_is_counted(copied):

@@ -260,8 +260,8 @@ def _only_one_side(found: "Difference", symbol: str) -> str:
         if symbol in (*step.entered, *step.left):
             side, did = ("after", "entered") if symbol in step.entered else ("before", "left")
             return (
-                f"{symbol} has a score of {found.session} only {side}: it {did} the universe with "
-                f"{step.cause} ({step.words})."
+                f"{symbol} has a score of {found.session} only {side}: it {did} the universe "
+                f"(cause: {step.cause}, {step.words})."
             )
     return f"{symbol} has no score of {found.session} on either side."
 
