@@ -1,6 +1,10 @@
 """Homes with a made-up market; nothing here touches data/ or models/ of the repository."""
 
+import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -15,6 +19,13 @@ from quant_pipeline_tests.homes import (
     own_environment,
     sample_market,
 )
+
+# Homes are made in memory where there is room: stores sync each commit, thousands in a whole run.
+# That they do, and what comes of a sync that fails, test_crash.py counts on any kind of disk.
+IN_MEMORY, ROOM = Path("/dev/shm"), 6 << 30
+if "TMPDIR" not in os.environ and IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free > ROOM:
+    os.environ["TMPDIR"] = os.environ["PYTEST_DEBUG_TEMPROOT"] = str(IN_MEMORY)
+    tempfile.tempdir = None  # found anew
 
 # How long an example takes on a busy machine says nothing about it.
 settings.register_profile("untimed", deadline=None)
