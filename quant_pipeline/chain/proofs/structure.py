@@ -80,22 +80,24 @@ FROM used a JOIN used b ON a.fold = b.fold AND a.part <> b.part AND a.ts <= b.ts
     AND (a.known_at >= b.ts)
 ORDER BY a.ts, b.ts LIMIT 1
 """
-# Sessions of nobody between what the earlier window learned and the first of the later one.
+# Sessions of nobody between what the earlier window learned and the first of the later one: in
+# folds through time before a stop or test window, in combinations (cpcv) after a test window.
 _EMBARGO = """
 WITH s AS (SELECT ts, row_number() OVER (ORDER BY ts) AS n FROM sessions WHERE is_session),
 kept AS (SELECT * FROM walkforward_folds
     WHERE partition_key = $key AND task_id = $task AND first_kept IS NOT NULL),
-ends AS (SELECT k.fold, k.part, k.block, k.start_ts, max(f.known_at) AS known_at
+ends AS (SELECT k.fold, k.part, k.block, k.first_kept, max(f.known_at) AS known_at
     FROM kept k JOIN training_frame f ON f.ts BETWEEN k.first_kept AND k.last_kept
     WHERE f.task_id = $task AND f.known_at <= $last GROUP BY ALL),
-gaps AS (SELECT a.fold, a.part, b.part AS next_part, b.start_ts, n_b.n - n_a.n - 1 AS gap
-    FROM ends a JOIN ends b ON a.fold = b.fold AND b.part <> a.part AND a.start_ts < b.start_ts
-    JOIN s n_a ON n_a.ts = a.known_at JOIN s n_b ON n_b.ts = b.start_ts
-    WHERE (a.part, b.part) IN (SELECT * FROM (VALUES ('train', 'stop'), ('train', 'test'),
-        ('stop', 'test'), ('test', 'train'))))
-SELECT '' AS symbol, start_ts AS ts, 'fold ' || fold || ', ' || part || ' to ' || next_part AS name,
+gaps AS (SELECT a.fold, a.part, b.part AS next_part, b.first_kept, n_b.n - n_a.n - 1 AS gap
+    FROM ends a JOIN ends b ON a.fold = b.fold AND b.part <> a.part AND a.first_kept < b.first_kept
+    JOIN s n_a ON n_a.ts = a.known_at JOIN s n_b ON n_b.ts = b.first_kept
+    WHERE CASE $protocol WHEN 'cpcv' THEN a.part = 'test'
+        ELSE (a.part, b.part) IN (('train', 'stop'), ('train', 'test'), ('stop', 'test')) END)
+SELECT '' AS symbol, first_kept AS ts,
+    'fold ' || fold || ', ' || part || ' to ' || next_part AS name,
     $embargo AS expected, gap AS found
-FROM gaps WHERE gap < $embargo ORDER BY start_ts LIMIT 1
+FROM gaps WHERE gap < $embargo ORDER BY first_kept LIMIT 1
 """
 # What each model was, from the registry, beside every stored score.
 _SCORES = """
@@ -149,7 +151,8 @@ def _learned(con: Connection, model: Model, task: Task, settings: Settings) -> P
         ("universe", "features_daily", _UNIVERSE, asked),
         ("windows", "walkforward_folds", _WINDOWS, windows),
         ("windows", "walkforward_folds", _EMBARGO,
-         windows | {"embargo": settings.folds.embargo_sessions}),
+         windows | {"embargo": settings.folds.embargo_sessions,
+                    "protocol": settings.folds.protocol}),
     ]  # fmt: skip
     for stage, table, sql, parameters in checks:
         finding = _first(con, stage, table, sql, parameters)
@@ -173,7 +176,7 @@ def prove_served(ws: Workspace) -> list[Proof]:
         ]
         champions = [
             {name: getattr(c, name) for name in _CHAMPIONS.names}
-            for task in ws.settings.tasks for c in ws.meta.champions(task.task_id)
+            for c in ws.meta.champions()  # a task that is no longer in quant.toml has scores, too
         ]  # fmt: skip
         (first, last, n) = con.execute(
             "SELECT min(ts), max(ts), count(*) FROM predictions"
