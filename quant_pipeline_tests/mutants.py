@@ -411,6 +411,17 @@ def _champion_in_hindsight(patch: Patch) -> None:
     patch.setattr(champions, "_replay", leaking)
 
 
+def _champion_of_its_own_window(patch: Patch) -> None:
+    """A model as of the end of a window may serve that window."""
+    _claims_to_be_earlier(patch)
+    original = champions._replay
+
+    def leaking(ws: Workspace, task: Any, start: date, without: str = "") -> Decision:
+        return original(ws, task, ws.grid.window(ws.grid.key(start))[1], without)
+
+    patch.setattr(champions, "_replay", leaking)
+
+
 def _restated_frames(patch: Patch) -> None:
     """A sealed as-of is trained anew on what was restated since."""
     patch.setattr(learn, "settled_model", lambda *_: None)
@@ -436,6 +447,7 @@ MUTANTS: Sequence[Mutant] = (
     Mutant("settings chosen on the test window", "windows", _settings_by_test),
     Mutant("model of a later as-of", "served", _later_model),
     Mutant("champion chosen in hindsight", "champion", _champion_in_hindsight),
+    Mutant("champion as of the end of its window", "champion", _champion_of_its_own_window),
     Mutant("restated history in old frames", "sealed", _restated_frames, is_restated=True),
     Mutant("prices of a later batch", "future", _newest_prices),
     Mutant("forward-filled prices across a delisting", "structure", _filled_forward),

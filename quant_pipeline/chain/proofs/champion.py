@@ -1,20 +1,27 @@
 """Who served: decided again from the registry as it was, with every later model made up."""
 
+import re
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date, timedelta
-from typing import Any
+from itertools import product
+from typing import Any, get_args
 
 import numpy as np
 from sqlmodel import SQLModel, select
 
 from quant_pipeline.chain.champions import decide
-from quant_pipeline.chain.proofs.result import Finding, Outcome, Proof
+from quant_pipeline.chain.learn import code_version
+from quant_pipeline.chain.proofs.result import Finding, Proof
 from quant_pipeline.chain.workspace import Workspace
-from quant_pipeline.settings import Task
+from quant_pipeline.ml.champions import Decision
+from quant_pipeline.settings import ChampionSettings, Task
 from quant_pipeline.stores.meta import Champion, MetaStore, Model, Order, Refusal
 
-N_SHINING = 400  # sessions that a made-up model was tested on, each with a RankIC of 0.9
+N_TESTED = 400  # sessions before and after that a made-up model was tested on
 A_YEAR = timedelta(days=366)
+SHINES, FAILS = 0.9, -0.9  # RankIC in the tests of a made-up model
+Row = dict[str, Any]
 
 
 def frozen_after(ws: Workspace, task: Task, asof: date) -> Champion | None:
@@ -32,60 +39,125 @@ def prove_champion(
 ) -> Proof:
     """Decide anew who serves a partition, in a home in which every later as-of is made up.
 
-    The models that were registered when the champion was frozen stay as they are; all of later
-    as-ofs, and two more, shine in their tests. Nothing of them may count.
+    Three times by today's [champion]: from the models that were registered when the champion was
+    frozen; with all models of later as-ofs added, made up ones of the task's recipes among them,
+    as of the first day that is served, of the end of the window, and later, and all shine in their
+    tests; and with those that shine but for the recipe that was chosen, which fails. The same
+    model has to be chosen each time.
+
+    It has to be the frozen one, too. [champion] is not recorded with a decision, but its reason
+    is: where another [champion] gives the frozen model for the recorded reason, from the registry
+    as it was, the rule was changed since, and the decision of then is unproven.
     """
-    if frozen.from_ts != ws.grid.window(frozen.partition_key)[0]:
+    proof = Proof("champion", "holds", "", asof, task.task_id)
+    if frozen.from_ts != ws.grid.window(frozen.partition_key)[0] or _is_ordered(ws, frozen):
         words = f"{frozen.model_id[:12]} serves from {frozen.from_ts} on by order of a person"
-        return Proof("champion", "holds", words, asof, task.task_id)
-    registry = MetaStore(made.home.models / f"champions of {task.task_id}.sqlite")
-    n_later = _copy_registry(ws, registry, frozen, rng)
-    chosen = decide(replace(made, meta=registry), frozen.partition_key, task)
-    words = (
-        f"{frozen.model_id[:12]} was chosen again for {frozen.partition_key}, though {n_later} "
-        "models of later as-ofs shine"
-    )
-    finding = None
-    if chosen.model_id != frozen.model_id:
+        return replace(proof, words=words)
+    known, later = _split_registry(ws, frozen)
+    plain = _decide(made, "plain", known, [], frozen, task)
+    recipe = next((m["recipe"] for m in known[Model] if m["model_id"] == plain.model_id), "")
+    chosen = plain
+    for name, mean in (("all shine", SHINES), ("others shine", FAILS)):
+        is_alone = {m["recipe"] for m in later} == {recipe}
+        if chosen.model_id == plain.model_id and (mean == SHINES or not is_alone):
+            means = [mean if m["recipe"] == recipe else SHINES for m in later]
+            tested = _test_anew(later, means, frozen, rng)
+            chosen = _decide(made, name, known, tested, frozen, task)
+    numbers = {"partition": frozen.partition_key, "later_models": len(later)}
+    if chosen.model_id != plain.model_id:
         words = f"the champion of {frozen.partition_key} is another one in hindsight"
-        finding = Finding(
-            "champion", "champions", "", frozen.from_ts, "model_id", frozen.model_id[:12],
-            (chosen.model_id or chosen.why)[:60],
-        )  # fmt: skip
-    numbers = {"partition": frozen.partition_key, "later_models": n_later}
-    outcome: Outcome = "fails" if finding else "holds"
-    return Proof("champion", outcome, words, asof, task.task_id, finding, numbers)
-
-
-def _copy_registry(
-    ws: Workspace, target: MetaStore, frozen: Champion, rng: np.random.Generator
-) -> int:
-    """What the registry said before a champion was frozen; gives how many models shine."""
-    start = frozen.from_ts
-    models, champions, orders, refusals = (
-        _rows(ws, kind) for kind in (Model, Champion, Order, Refusal)
+        found = _finding(frozen, plain, chosen)
+        return replace(proof, outcome="fails", words=words, finding=found, numbers=numbers)
+    if plain.model_id == frozen.model_id:
+        words = (
+            f"{frozen.model_id[:12]} was chosen again for {frozen.partition_key}, though "
+            f"{len(later)} models of later as-ofs shine"
+        )
+        return replace(proof, words=words, numbers=numbers)
+    why = _what_changed(made, known, frozen, task)
+    words = (
+        f"{frozen.model_id[:12]} was frozen for {frozen.partition_key}, but it does not come out "
+        "of the models of then"
     )
+    if why:
+        words += (
+            f" by today's rule: {why}. By today's, {len(later)} shining models of later as-ofs "
+            "change nothing"
+        )
+        return replace(proof, outcome="unproven", words=words, numbers=numbers)
+    found = _finding(frozen, Decision(frozen.model_id, frozen.why), plain)
+    return replace(proof, outcome="fails", words=words, finding=found, numbers=numbers)
+
+
+def _finding(frozen: Champion, expected: Decision, found: Decision) -> Finding:
+    was, became = ((d.model_id or d.why)[:60] for d in (expected, found))
+    return Finding("champion", "champions", "", frozen.from_ts, "model_id", was[:12], became)
+
+
+def _is_ordered(ws: Workspace, frozen: Champion) -> bool:
+    """Whether a person let just this model serve from the start of its window on."""
+    return any(
+        (o.from_ts, o.model_id) == (frozen.from_ts, frozen.model_id)
+        and o.action in ("promote", "rollback")
+        for o in ws.meta.orders(frozen.task_id)
+    )
+
+
+def _decide(
+    made: Workspace,
+    name: str,
+    known: dict[type[SQLModel], list[Row]],
+    later: list[Row],
+    frozen: Champion,
+    task: Task,
+    rule: ChampionSettings | None = None,
+) -> Decision:
+    """The decision from a registry of its own with these rows."""
+    registry = MetaStore(made.home.models / f"{name} {task.task_id} {frozen.partition_key}.sqlite")
+    if not registry.path.exists():
+        models = [Model(**m | {"seq": n}) for n, m in enumerate([*known[Model], *later], 1)]
+        others = [kind(**row) for kind in (Champion, Order, Refusal) for row in known[kind]]
+        with registry.writing() as session:
+            for row in (*models, *others):
+                session.add(row)
+                session.flush()
+    settings = made.settings
+    if rule is not None:
+        settings = settings.model_copy(update={"champion": rule})
+    return decide(replace(made, meta=registry, settings=settings), frozen.partition_key, task)
+
+
+def _split_registry(
+    ws: Workspace, frozen: Champion
+) -> tuple[dict[type[SQLModel], list[Row]], list[Row]]:
+    """What the registry said before a champion was frozen, and models of later as-ofs.
+
+    Of each recipe of the task, three of these are made up.
+    """
+    start = frozen.from_ts
+    models = _rows(ws, Model)
     kept = [m for m in models if m["asof"] < start and _is_by(m["created_at"], frozen)]
+    ids = {m["model_id"] for m in kept}
+    known: dict[type[SQLModel], list[Row]] = {
+        Model: kept,
+        Champion: [
+            c for c in _rows(ws, Champion) if c["from_ts"] < start and c["model_id"] in ids
+        ],
+        Order: [
+            o for o in _rows(ws, Order)
+            if o["from_ts"] <= start and (o["model_id"] is None or o["model_id"] in ids)
+        ],
+        Refusal: [r for r in _rows(ws, Refusal) if r["asof"] < start],
+    }  # fmt: skip
     later = [m for m in models if m["asof"] >= start]
-    for i in range(2):
-        later.append(kept[-1] | {"model_id": f"{i}" * 64, "asof": start + A_YEAR * (i + 1)})
-    shining = [_shine(m, start, rng) for m in later]
-    rows: list[SQLModel] = [Model(**m | {"seq": seq}) for seq, m in enumerate([*kept, *shining], 1)]
-    ids = {m["model_id"] for m in [*kept, *shining]}
-    rows += [Champion(**c) for c in champions if c["from_ts"] < start and c["model_id"] in ids]
-    rows += [
-        Order(**o) for o in orders
-        if o["from_ts"] <= start and (o["model_id"] is None or o["model_id"] in ids)
-    ]  # fmt: skip
-    rows += [Refusal(**r) for r in refusals if r["asof"] < start]
-    with target.writing() as session:
-        for row in rows:
-            session.add(row)
-            session.flush()
-    return len(shining)
+    newest = {m["recipe"]: m for m in models if m["task_id"] == frozen.task_id}
+    asofs = (start, ws.grid.asof(frozen.partition_key), start + A_YEAR)
+    for i, (model, asof) in enumerate(product(newest.values(), asofs)):
+        later.append(model | {"model_id": f"{i:064d}", "asof": asof, "status": "ready"})
+    return known, later
 
 
-def _rows(ws: Workspace, kind: type[SQLModel]) -> list[dict[str, Any]]:
+def _rows(ws: Workspace, kind: type[SQLModel]) -> list[Row]:
     with ws.meta.reading() as session:
         rows = [row.model_dump() for row in session.exec(select(kind))]
     return sorted(rows, key=lambda row: row.get("seq") or row.get("id") or 0)
@@ -95,9 +167,60 @@ def _is_by(created_at: Any, frozen: Champion) -> bool:
     return bool(created_at.timestamp() <= frozen.decided_at.timestamp())
 
 
-def _shine(model: dict[str, Any], start: date, rng: np.random.Generator) -> dict[str, Any]:
-    """A model of a later as-of that did marvellously, before and after."""
-    days = [start + timedelta(days=n - N_SHINING) for n in range(2 * N_SHINING)]
-    rank_ic = (0.9 + 0.01 * rng.standard_normal(len(days))).round(5).tolist()
-    series = {"ts": [str(day) for day in days], "rank_ic": rank_ic, "top_minus_bottom": rank_ic}
-    return model | {"test_series": series, "status": "ready"}
+def _test_anew(
+    models: list[Row], means: list[float], frozen: Champion, rng: np.random.Generator
+) -> list[Row]:
+    """Models with made-up tests, before and after a champion was chosen."""
+    n = np.arange(-N_TESTED, N_TESTED)
+    days = [str(frozen.from_ts + timedelta(days=int(day))) for day in n]
+    found = []
+    for model, mean in zip(models, means, strict=True):
+        rank_ic = (mean + 0.01 * rng.standard_normal(len(n))).round(5).tolist()
+        series = {"ts": days, "rank_ic": rank_ic, "top_minus_bottom": rank_ic}
+        found.append(model | {"test_series": series, "status": "ready"})
+    return found
+
+
+def _what_changed(
+    made: Workspace, known: dict[type[SQLModel], list[Row]], frozen: Champion, task: Task
+) -> str:
+    """Which rule of then gives the frozen champion, in words; empty if none does.
+
+    The recorded reason has to come out as well, unless the code is another one: its words may be.
+    """
+    newest = max(known[Model], key=lambda m: m["created_at"].timestamp(), default=None)
+    is_other_code = newest is not None and newest["code_version"] != code_version()
+    now, alike = made.settings.champion, ""
+    for rule in _rules(now, frozen.why):
+        decision = _decide(made, "plain", known, [], frozen, task, rule)
+        if decision.model_id != frozen.model_id:
+            continue
+        unlike = {n: v for n, v in rule.model_dump().items() if v != getattr(now, n)}
+        one = ", ".join(f"{name} = {value}" for name, value in unlike.items())
+        if decision.why == frozen.why:
+            return f"[champion] is not what it was, as with {one} it does"
+        alike = alike or f"[champion] or code is not what it was, as with {one} it does"
+    return alike if is_other_code else ""
+
+
+def _rules(now: ChampionSettings, why: str) -> Iterator[ChampionSettings]:
+    """Rules of [champion] other than today's that may have given a reason, the nearest first.
+
+    A decision depends on `z` and `min_sessions` by what they are above, or below.
+    """
+    numbers = [int(n) for n in re.findall(r"(?<![\w.-])\d{1,6}(?![\w-]|\.\d)", why)]
+    usual = ChampionSettings()
+    names = ("rule", "insufficient", "min_sessions", "z")
+    values = (
+        [now.rule, *get_args(ChampionSettings.model_fields["rule"].annotation)],
+        [now.insufficient, *get_args(ChampionSettings.model_fields["insufficient"].annotation)],
+        [now.min_sessions, usual.min_sessions, *(n for n in numbers if n > 3), 3, 10**6],
+        [now.z, usual.z, 0.0, 1e9],
+    )
+    distinct = [list(dict.fromkeys(v)) for v in values]
+    found = [dict(zip(names, v, strict=True)) for v in product(*distinct)]
+    found = [r for r in found if r["rule"] != "newest"] + [found[0] | {"rule": "newest"}]
+    found.sort(key=lambda rule: sum(v != getattr(now, n) for n, v in rule.items()))
+    for rule in found:
+        if rule != now.model_dump():
+            yield now.model_copy(update=rule)

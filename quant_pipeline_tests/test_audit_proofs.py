@@ -1,0 +1,246 @@
+"""The audit's proofs one by one: what is no leak is no alarm, and what is one is named."""
+
+from dataclasses import replace
+from datetime import date, timedelta
+
+import numpy as np
+import pytest
+
+from quant_pipeline.chain import champions
+from quant_pipeline.chain.audit import choose_asofs
+from quant_pipeline.chain.champions import promote
+from quant_pipeline.chain.folds import cut_folds
+from quant_pipeline.chain.learn import train_tasks, write_folds
+from quant_pipeline.chain.predict import score_partition
+from quant_pipeline.chain.proofs.champion import frozen_after, prove_champion
+from quant_pipeline.chain.proofs.result import Proof
+from quant_pipeline.chain.proofs.structure import prove_served, prove_structure
+from quant_pipeline.chain.scratch import empty_home
+from quant_pipeline.ml import splits
+from quant_pipeline.stores.meta import Champion, Model
+from quant_pipeline_tests.homes import SmallHome, own_environment
+from quant_pipeline_tests.mutants import FROM, MUTANTS, TO, build
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory) -> SmallHome:
+    folder = tmp_path_factory.mktemp("clean")
+    with own_environment(folder):
+        return build(folder / "home")
+
+
+@pytest.fixture(scope="module")
+def two_recipes(clean, tmp_path_factory) -> SmallHome:
+    """Three as-ofs: the newest model has another learning rate, and serves."""
+    folder = tmp_path_factory.mktemp("two_recipes")
+    with own_environment(folder):
+        made = clean.copy(folder / "home")
+        ws = made.workspace
+        train(made, ws.grid.shift(FROM, -1))
+        made.change_series("DELETE FROM predictions WHERE ts >= ?", ws.grid.window(TO)[1])
+        with ws.meta.writing() as session:
+            newest = [c for c in ws.meta.champions() if c.from_ts > ws.grid.asof(TO)]
+            for row in (*newest, *(m for m in ws.meta.models() if m.partition_key == TO)):
+                session.delete(row)
+                session.flush()
+        made.change_settings("learning_rate = 0.1", "learning_rate = 0.2")
+        train(made, TO)
+        for task in ws.tasks():
+            score_partition(made.workspace, ws.grid.shift(TO, 1), task)
+        return made
+
+
+def train(made: SmallHome, key: str) -> None:
+    ws = made.workspace
+    for task in ws.tasks():
+        write_folds(ws, key, task)
+    train_tasks(ws, key, ws.tasks())
+
+
+@pytest.fixture
+def copied(clean, tmp_path):
+    with own_environment(tmp_path):
+        yield clean.copy(tmp_path / "home")
+
+
+@pytest.fixture
+def copied_two(two_recipes, tmp_path):
+    with own_environment(tmp_path):
+        yield two_recipes.copy(tmp_path / "home")
+
+
+def chosen_again(made: SmallHome, task_id: str = "up_5d") -> Proof:
+    """The proof of the champion after the newest as-of, with the sessions of the home itself."""
+    ws = made.workspace
+    task = ws.settings.task(task_id)
+    (asof,) = choose_asofs(ws, [task], 1)
+    frozen = frozen_after(ws, task, asof)
+    assert frozen is not None
+    with empty_home(ws, ws.settings) as empty:
+        sessions = replace(empty, series=ws.series)
+        return prove_champion(ws, sessions, task, frozen, asof, np.random.default_rng(0))
+
+
+# --- Champions
+
+
+def leak(name, patch):
+    next(m for m in MUTANTS if m.name == name).make(patch)
+
+
+def serves_as_of_its_first_day(patch):
+    original = champions._replay
+    patch.setattr(
+        champions, "_replay",
+        lambda ws, task, start, *args: original(ws, task, start + timedelta(days=1), *args),
+    )  # fmt: skip
+
+
+def judged_by_later_tests(patch):
+    """Evidence for a recipe is that of all its models, whatever their as-of."""
+    original = champions._tested
+
+    def leaking(ws, trained):
+        tested = original(ws, trained)
+        return lambda recipe, _asof: tested(recipe, date.max)
+
+    patch.setattr(champions, "_tested", leaking)
+
+
+@pytest.mark.parametrize("task_id", ["up_5d", "ret_5d"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda patch: leak("champion chosen in hindsight", patch),
+        lambda patch: leak("champion as of the end of its window", patch),
+        serves_as_of_its_first_day,
+    ],
+    ids=["hindsight", "end of the window", "first day"],
+)
+def test_the_newest_champion_shows_each_leak(clean, monkeypatch, make, task_id):
+    assert chosen_again(clean, task_id).outcome == "holds"
+    make(monkeypatch)
+    found = chosen_again(clean, task_id)
+    assert found.failed
+    assert "another one in hindsight" in found.words
+
+
+def test_later_tests_of_a_recipe_do_not_count_either(two_recipes, monkeypatch):
+    assert chosen_again(two_recipes).outcome == "holds"
+    judged_by_later_tests(monkeypatch)
+    assert chosen_again(two_recipes).failed
+
+
+def test_another_rule_than_that_of_then_is_no_alarm_but_no_proof(copied_two):
+    file = copied_two.root / "quant.toml"
+    usual = file.read_text()
+    file.write_text(usual + '\n[champion]\ninsufficient = "keep"\n')
+    found = chosen_again(copied_two)
+    assert found.outcome == "unproven"
+    assert "[champion] is not what it was, as with insufficient = promote it does" in found.words
+    file.write_text(usual)
+    assert chosen_again(copied_two).outcome == "holds"
+
+
+def freeze_another(made: SmallHome, choose) -> None:
+    """Behind the back of all, the newest champion becomes one that somebody chose."""
+    ws = made.workspace
+    with ws.meta.writing() as session:
+        last = ws.meta.champions("up_5d")[-1]
+        row = session.get(Champion, (last.task_id, last.partition_key, last.from_ts))
+        row.model_id, why = choose(ws.meta.models("up_5d"))
+        row.why = why or row.why
+        session.add(row)
+
+
+@pytest.mark.parametrize("is_same_code", [True, False])
+def test_a_champion_that_no_rule_gives_is_an_alarm(copied_two, is_same_code):
+    freeze_another(copied_two, lambda models: (models[0].model_id, ""))
+    if not is_same_code:
+        change_models(copied_two, code_version="0.0.9+000000000000")
+    found = chosen_again(copied_two)
+    assert found.failed
+    assert "does not come out of the models of then" in found.words
+
+
+def test_a_champion_for_a_reason_that_no_rule_gives_is_an_alarm_unless_code_changed(copied_two):
+    freeze_another(copied_two, lambda models: (models[1].model_id, "it was better"))
+    assert chosen_again(copied_two).failed
+    change_models(copied_two, code_version="0.0.9+000000000000")
+    found = chosen_again(copied_two)
+    assert found.outcome == "unproven"
+    assert "[champion] or code is not what it was" in found.words
+
+
+def change_models(made: SmallHome, **values) -> None:
+    ws = made.workspace
+    with ws.meta.writing() as session:
+        for model in ws.meta.models():
+            row = session.get(Model, model.model_id)
+            for name, value in values.items():
+                setattr(row, name, value)
+            session.add(row)
+
+
+def test_a_champion_by_order_from_the_start_of_a_window_on_is_no_alarm(copied):
+    ws = copied.workspace
+    task = ws.settings.task("up_5d")
+    frozen = ws.meta.champions("up_5d")[-1]
+    first = ws.meta.models("up_5d")[0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(champions, "next_day", lambda _: frozen.from_ts)
+        promote(ws, first.model_id, "it is older")
+    assert ws.meta.champions(task.task_id)[-1].model_id == first.model_id
+    found = chosen_again(copied)
+    assert found.outcome == "holds"
+    assert "by order of a person" in found.words
+
+
+# --- Structure and stored scores
+
+
+def structure(made: SmallHome) -> Proof:
+    ws = made.workspace
+    task = ws.settings.task("up_5d")
+    cut_folds(ws, TO, task)
+    (proof,) = prove_structure(ws, [ws.meta.models("up_5d")[-1]])
+    return proof
+
+
+@pytest.mark.parametrize("embargo", [0, 3])
+@pytest.mark.parametrize("protocol", ["walk_forward", "cpcv"])
+def test_the_embargo_of_either_protocol_is_where_it_belongs(copied, protocol, embargo):
+    copied.change_settings(
+        "n_folds = 2\nembargo_sessions = 3",
+        f'n_folds = 2\nn_groups = 4\nprotocol = "{protocol}"\nembargo_sessions = {embargo}',
+    )
+    assert str(structure(copied).finding) == "None"
+
+
+def test_combinations_without_their_embargo_are_found(copied, monkeypatch):
+    copied.change_settings("n_folds = 2", 'n_folds = 2\nn_groups = 4\nprotocol = "cpcv"')
+    original = splits.make_layout
+
+    def leaking(starts, tested, label_span, embargo, n_stop):
+        return original(starts, tested, label_span, embargo - 1, n_stop)
+
+    monkeypatch.setattr(splits, "make_layout", leaking)
+    found = structure(copied)
+    assert found.failed
+    assert "test to " in str(found.finding)
+
+
+def test_scores_of_a_task_that_is_no_longer_asked_for_are_proved_too(copied):
+    file = copied.root / "quant.toml"
+    file.write_text(
+        file.read_text() + '\n[[tasks]]\ntask_id = "up_5d"\nkind = "classification"\nhorizon = 5\n'
+    )
+    assert [task.task_id for task in copied.workspace.tasks()] == ["up_5d"]
+    (proof,) = prove_served(copied.workspace)
+    assert str(proof.finding) == "None"
+    copied.change_series(
+        "UPDATE predictions SET model_id = ? WHERE task_id = 'ret_5d' AND ts > '2019-05-01'",
+        copied.workspace.meta.models("ret_5d")[0].model_id,
+    )
+    (proof,) = prove_served(copied.workspace)
+    assert proof.failed
