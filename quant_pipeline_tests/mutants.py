@@ -289,6 +289,16 @@ def _embargo_by_rows(patch: Patch) -> None:
     patch.setattr(splits, "_walk_forward", leaking)
 
 
+def _as_many_as_are_tested(patch: Patch) -> None:
+    """A fold trains on at most three times as many rows as it tests."""
+    original = splits.purge
+
+    def leaking(own: Any, others: Any, rows: Any, ts: np.ndarray, known: Any) -> np.ndarray:
+        return original(own, others, rows, ts, known)[-3 * len(rows) :]
+
+    patch.setattr(splits, "purge", leaking)
+
+
 def _bins_of_all_rows(patch: Patch) -> None:
     original = boosters.Bins._dataset
 
@@ -436,6 +446,7 @@ MUTANTS: Sequence[Mutant] = (
     Mutant("label on the symbol's next bar", "structure", _next_bar),
     Mutant("purge removed", "windows", _unpurged),
     Mutant("purge by rows", "windows", _purged_by_rows),
+    Mutant("as many training rows as are tested", "windows", _as_many_as_are_tested),
     Mutant("embargo by rows", "structure", _embargo_by_rows),
     Mutant("universe by today's membership", "structure", _todays_members),
     Mutant("back-adjustment with future factors", "prices", _back_adjusted),

@@ -159,7 +159,8 @@ def dress(
 class FoldFit:
     """What the boosters of one fold came to: their test scores are averaged.
 
-    ``digest`` is a sha256 of their text, which holds bins, settings and trees up to the best round.
+    ``digests`` has a sha256 of each of bins (of every feature's range), settings and trees up to
+    the best round.
     """
 
     rounds: tuple[int, ...]
@@ -167,7 +168,7 @@ class FoldFit:
     score: np.ndarray
     gain: np.ndarray
     split: np.ndarray
-    digest: str
+    digests: dict[str, str]
 
 
 def fit_fold(bins: Bins, number: int, task: Task, target: np.ndarray) -> FoldFit:
@@ -196,10 +197,23 @@ def fit_fold(bins: Bins, number: int, task: Task, target: np.ndarray) -> FoldFit
         score += np.asarray(booster.predict(x, num_iteration=rounds[-1], num_threads=spec.threads))
         boosters.append(booster)
     gain, split = importances(boosters, rounds)
-    texts = (b.model_to_string(num_iteration=n) for b, n in zip(boosters, rounds, strict=True))
-    digest = sha256("\n".join(texts).encode()).hexdigest()
+    texts = [b.model_to_string(num_iteration=n) for b, n in zip(boosters, rounds, strict=True)]
     loss, score = float(np.mean(losses)), score / spec.seeds
-    return FoldFit(tuple(rounds), loss, score, gain, split, digest)
+    return FoldFit(tuple(rounds), loss, score, gain, split, _digests(texts))
+
+
+def _digests(texts: Sequence[str]) -> dict[str, str]:
+    """A sha256 of each kind of what the texts of boosters hold: every line is of one of them."""
+    parts: dict[str, list[str]] = {"bins": [], "settings": [], "trees": []}
+    for text in texts:
+        head, body = text.split("\n\n", 1)
+        trees, settings = body.split("\nparameters:\n", 1)
+        for line in head.splitlines():
+            kind = {"feature_infos": "bins", "tree_sizes": "trees"}.get(line.partition("=")[0])
+            parts[kind or "settings"].append(line)
+        parts["trees"].append(trees)
+        parts["settings"].append(settings)
+    return {kind: sha256("\n".join(found).encode()).hexdigest() for kind, found in parts.items()}
 
 
 def fit_all(bins: Bins, task: Task, target: np.ndarray, rounds: int) -> "list[lgb.Booster]":

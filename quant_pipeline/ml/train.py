@@ -56,7 +56,7 @@ class Validation:
 
     rounds: int
     fold_rounds: tuple[tuple[int, ...], ...]
-    fold_digests: tuple[str, ...]
+    fold_digests: tuple[dict[str, str], ...]
     fold_metrics: tuple[dict[str, Any], ...]
     metrics: dict[str, float]
     test_symbol: np.ndarray
@@ -239,7 +239,7 @@ def _validated(bins: Bins, folds: Sequence[Fold], work: _Work, recipe: Recipe) -
     return {
         "rounds": max(1, int(np.median([fit.rounds for fit in work.fits]))),
         "fold_rounds": tuple(fit.rounds for fit in work.fits),
-        "fold_digests": tuple(fit.digest for fit in work.fits),
+        "fold_digests": tuple(fit.digests for fit in work.fits),
         "fold_metrics": tuple(
             _describe_fold(fold, part, fit, examples, work, recipe)
             for fold, part, fit in zip(folds, rows, work.fits, strict=True)

@@ -1,6 +1,6 @@
 """The test window does not matter: each fold fitted again, everything known from it on made up."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 
 import numpy as np
@@ -17,6 +17,7 @@ from quant_pipeline.ml.train import Recipe, refit_fold
 from quant_pipeline.settings import Task, alike
 
 Labels = dict[str, np.ndarray]
+SHARE_GONE = 0.3  # of the rows from a test window on
 
 
 def prove_windows(
@@ -24,8 +25,9 @@ def prove_windows(
 ) -> list[Proof]:
     """Fit each fold of a partition's models again, its test window and all that follows made up.
 
-    Rows of training and early stopping, bins, rounds, settings and trees have to be the same.
-    Where folds train on both sides of a test (cpcv), only the test windows are made up.
+    Rows of training and early stopping, rounds, bins, settings and trees have to be the same. Made
+    up is also which rows there are: of each session at least one stays. Where folds train on both
+    sides of a test (cpcv), only the test windows are made up.
     """
     proofs = []
     asof = made.grid.asof(key)
@@ -61,10 +63,11 @@ def _refit(
         n_rewritten += n
         rows, fits = refit_fold(other, other_labels, folds, number, tasks, recipe)
         was = fold_rows(fold, examples.ts, examples.known_at)
+        unlike = _unlike_rows(fold, examples, was, other, rows)
         for task in tasks:
             mine = rebuilt.trained[task.task_id]
-            rounds, digest = mine.fold_rounds[number], mine.fold_digests[number]
-            finding = _compare(fold, was, rows, rounds, digest, fits[task.task_id])
+            rounds, digests = mine.fold_rounds[number], mine.fold_digests[number]
+            finding = unlike or _unlike_fit(fold, rounds, digests, fits[task.task_id])
             if finding is not None:
                 found.setdefault(task.task_id, finding)
     return found, len(folds), n_rewritten
@@ -84,38 +87,48 @@ def _rewritten(
     names = list(labels)
     values = np.column_stack([examples.fwd_return, *(labels[name] for name in names)])
     x, values = rewrite_examples(examples.x, values, is_later, is_known_later, rng)
+    is_first = np.append(True, examples.ts[1:] != examples.ts[:-1])
+    stays = ~is_later | is_first | (rng.random(len(x)) >= SHARE_GONE)
     other = Examples(
-        symbol=examples.symbol,
-        ts=examples.ts,
-        entry_ts=examples.entry_ts,
-        known_at=examples.known_at,
-        x=x,
-        fwd_return=values[:, 0],
+        symbol=examples.symbol[stays],
+        ts=examples.ts[stays],
+        entry_ts=examples.entry_ts[stays],
+        known_at=examples.known_at[stays],
+        x=x[stays],
+        fwd_return=values[stays, 0],
         feature_names=examples.feature_names,
     )
-    made_up = {name: values[:, i] for i, name in enumerate(names, 1)}
+    made_up = {name: values[stays, i] for i, name in enumerate(names, 1)}
     return other, made_up, int(np.count_nonzero(is_later | is_known_later))
 
 
-def _compare(
-    fold: Fold,
-    was: FoldRows,
-    rows: FoldRows,
-    rounds: Sequence[int],
-    digest: str,
-    fit: FoldFit,
+def _unlike_rows(
+    fold: Fold, examples: Examples, was: FoldRows, other: Examples, rows: FoldRows
+) -> Finding | None:
+    """The first row to train or to stop on that is another one where the test is made up."""
+    for part in ("train", "stop"):
+        before, after = (
+            list(zip(e.ts[at].tolist(), e.symbol[at].tolist(), strict=True))
+            for e, at in ((examples, getattr(was, part)), (other, getattr(rows, part)))
+        )
+        if before != after:
+            ts, symbol = min(set(before) ^ set(after))
+            counts = f"{len(before):,} rows", f"{len(after):,}"
+            return Finding(f"fold {fold.fold}", f"rows of {part}", symbol, ts, "", *counts)
+    return None
+
+
+def _unlike_fit(
+    fold: Fold, rounds: Sequence[int], digests: Mapping[str, str], fit: FoldFit
 ) -> Finding | None:
     start = _as_date(min(block.start for block in fold.test))
     name = f"fold {fold.fold}"
-    for part in ("train", "stop"):
-        before, after = getattr(was, part), getattr(rows, part)
-        if not np.array_equal(before, after):
-            return Finding(name, f"rows of {part}", "", start, "", len(before), len(after))
     if tuple(rounds) != fit.rounds:
         return Finding(name, "boosters", "", start, "rounds", tuple(rounds), fit.rounds)
-    if digest != fit.digest:
-        return Finding(name, "boosters", "", start, "bins, settings or trees", digest[:12],
-                       fit.digest[:12])  # fmt: skip
+    unlike = [kind for kind, digest in digests.items() if digest != fit.digests[kind]]
+    if unlike:
+        values = digests[unlike[0]][:12], fit.digests[unlike[0]][:12]
+        return Finding(name, "boosters", "", start, " and ".join(unlike), *values)
     return None
 
 
