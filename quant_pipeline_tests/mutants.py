@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from quant_pipeline.chain import champions, learn, predict
+from quant_pipeline.chain import champions, judge, judged, learn, predict, trials
 from quant_pipeline.chain import features as data
 from quant_pipeline.chain import ingest as ingesting
 from quant_pipeline.chain import sessions as deciding
@@ -32,7 +33,9 @@ from quant_pipeline.market.canaries import make_canaries
 from quant_pipeline.ml import boosters, splits, train
 from quant_pipeline.ml.champions import Decision
 from quant_pipeline.ml.splits import FoldRows
+from quant_pipeline.settings import SHIPPED_CHOSEN_ASOF
 from quant_pipeline.stores import series
+from quant_pipeline.stores.meta import MetaStore
 from quant_pipeline.stores.schema import AS_OF, NEWEST
 from quant_pipeline_tests.homes import SmallHome, new_home
 
@@ -432,6 +435,31 @@ def _champion_of_its_own_window(patch: Patch) -> None:
     patch.setattr(champions, "_replay", leaking)
 
 
+def _settings_known_early(patch: Patch) -> None:
+    """What a hand has set is said to be as old as the shipped settings."""
+    patch.setattr(trials, "_newest_outcome", lambda *_: SHIPPED_CHOSEN_ASOF)
+
+
+@dataclass(frozen=True)
+class _NeverChosen(MetaStore):
+    """A registry whose settings are older than all sessions."""
+
+    def models(self, task_id: str | None = None) -> list[Any]:
+        rows = super().models(task_id)
+        return [SimpleNamespace(**row.model_dump() | {"chosen_asof": date.min}) for row in rows]
+
+
+def _all_out_of_sample(patch: Patch) -> None:
+    """Reports call every session out of sample, whenever the settings were chosen."""
+    for module, name in ((judge, "judge_predictions"), (judged, "judge_sessions")):
+        original = getattr(module, name)
+
+        def leaking(ws: Workspace, *args: Any, to: Any = original) -> Any:
+            return to(replace(ws, meta=_NeverChosen(ws.meta.path, ws.meta.postgres)), *args)
+
+        patch.setattr(module, name, leaking)
+
+
 def _restated_frames(patch: Patch) -> None:
     """A sealed as-of is trained anew on what was restated since."""
     patch.setattr(learn, "settled_model", lambda *_: None)
@@ -459,6 +487,8 @@ MUTANTS: Sequence[Mutant] = (
     Mutant("model of a later as-of", "served", _later_model),
     Mutant("champion chosen in hindsight", "champion", _champion_in_hindsight),
     Mutant("champion as of the end of its window", "champion", _champion_of_its_own_window),
+    Mutant("a hand's settings dated too early", "recipes", _settings_known_early),
+    Mutant("sessions before the choice reported out of sample", "recipes", _all_out_of_sample),
     Mutant("restated history in old frames", "sealed", _restated_frames, is_restated=True),
     Mutant("prices of a later batch", "future", _newest_prices),
     Mutant("forward-filled prices across a delisting", "structure", _filled_forward),

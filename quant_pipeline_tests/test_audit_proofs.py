@@ -5,19 +5,24 @@ from datetime import date, timedelta
 
 import numpy as np
 import pytest
+from sqlmodel import SQLModel, select
 
-from quant_pipeline.chain import champions
+from quant_pipeline.chain import champions, judge, judged
 from quant_pipeline.chain.audit import choose_asofs
 from quant_pipeline.chain.champions import promote
+from quant_pipeline.chain.exchange import export_model, import_model
 from quant_pipeline.chain.folds import cut_folds
 from quant_pipeline.chain.learn import train_tasks, write_folds
 from quant_pipeline.chain.predict import score_partition
+from quant_pipeline.chain.proofs import recipes
 from quant_pipeline.chain.proofs.champion import frozen_after, prove_champion
+from quant_pipeline.chain.proofs.recipes import prove_recipes, shipped_digests
 from quant_pipeline.chain.proofs.result import Proof
 from quant_pipeline.chain.proofs.structure import prove_served, prove_structure
 from quant_pipeline.chain.scratch import empty_home
-from quant_pipeline.ml import splits
-from quant_pipeline.stores.meta import Champion, Model
+from quant_pipeline.ml import boosters, splits
+from quant_pipeline.settings import SHIPPED_CHOSEN_ASOF, Settings
+from quant_pipeline.stores.meta import Champion, Model, Trial
 from quant_pipeline_tests.homes import SmallHome, own_environment
 from quant_pipeline_tests.mutants import FROM, MUTANTS, TO, build
 
@@ -157,7 +162,7 @@ def freeze_another(made: SmallHome, choose) -> None:
 def test_a_champion_that_no_rule_gives_is_an_alarm(copied_two, is_same_code):
     freeze_another(copied_two, lambda models: (models[0].model_id, ""))
     if not is_same_code:
-        change_models(copied_two, code_version="0.0.9+000000000000")
+        change(copied_two, Model, code_version="0.0.9+000000000000")
     found = chosen_again(copied_two)
     assert found.failed
     assert "does not come out of the models of then" in found.words
@@ -166,17 +171,16 @@ def test_a_champion_that_no_rule_gives_is_an_alarm(copied_two, is_same_code):
 def test_a_champion_for_a_reason_that_no_rule_gives_is_an_alarm_unless_code_changed(copied_two):
     freeze_another(copied_two, lambda models: (models[1].model_id, "it was better"))
     assert chosen_again(copied_two).failed
-    change_models(copied_two, code_version="0.0.9+000000000000")
+    change(copied_two, Model, code_version="0.0.9+000000000000")
     found = chosen_again(copied_two)
     assert found.outcome == "unproven"
     assert "[champion] or code is not what it was" in found.words
 
 
-def change_models(made: SmallHome, **values) -> None:
-    ws = made.workspace
-    with ws.meta.writing() as session:
-        for model in ws.meta.models():
-            row = session.get(Model, model.model_id)
+def change(made: SmallHome, kind: type[SQLModel], **values) -> None:
+    """Change columns of all rows of a table of the registry, behind the back of all."""
+    with made.workspace.meta.writing() as session:
+        for row in session.exec(select(kind)):
             for name, value in values.items():
                 setattr(row, name, value)
             session.add(row)
@@ -244,3 +248,119 @@ def test_scores_of_a_task_that_is_no_longer_asked_for_are_proved_too(copied):
     )
     (proof,) = prove_served(copied.workspace)
     assert proof.failed
+
+
+# --- Settings
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a hand's settings dated too early", "sessions before the choice reported out of sample"],
+)
+def test_leaks_of_settings_are_found_in_what_is_stored(copied, monkeypatch, name):
+    (proof,) = prove_recipes(copied.workspace)
+    assert proof.outcome == "holds"
+    assert proof.numbers == {"recipes": 2, "sessions": 4}
+    if "dated" in name:
+        for kind in (Model, Trial):
+            change(copied, kind, chosen_asof=SHIPPED_CHOSEN_ASOF)
+    else:
+        leak(name, monkeypatch)
+    (proof,) = prove_recipes(copied.workspace)
+    assert proof.failed
+
+
+@pytest.mark.parametrize("name", ["judge_predictions", "judge_sessions"])
+def test_both_reports_are_looked_at(clean, monkeypatch, name):
+    module = {"judge_predictions": judge, "judge_sessions": judged}[name]
+    honest = getattr(module, name)
+    leak("sessions before the choice reported out of sample", monkeypatch)
+    other = {judge: (judged, "judge_sessions"), judged: (judge, "judge_predictions")}[module]
+    assert getattr(module, name) is not honest
+    monkeypatch.setattr(*other, ORIGINAL[other[1]])
+    (proof,) = prove_recipes(clean.workspace)
+    assert "out of sample in reports" in str(proof.finding)
+
+
+ORIGINAL = {"judge_predictions": judge.judge_predictions, "judge_sessions": judged.judge_sessions}
+
+
+def test_an_imported_model_was_tried_elsewhere(copied, two_recipes, tmp_path):
+    theirs = two_recipes.workspace
+    path = export_model(theirs, theirs.meta.models("up_5d")[-1], tmp_path / "exported")
+    assert import_model(copied.workspace, path).status == "imported"
+    (proof,) = prove_recipes(copied.workspace)
+    assert str(proof.finding) == "None"
+
+
+def test_settings_that_some_release_shipped_are_known_since_its_date(copied, monkeypatch):
+    for kind in (Model, Trial):
+        change(copied, kind, chosen_asof=SHIPPED_CHOSEN_ASOF)
+    change(copied, Trial, chosen_by="shipped settings")
+    (proof,) = prove_recipes(copied.workspace)
+    assert proof.failed, "no release ever shipped them"
+    digests = [shipped_digests(m.settings) for m in copied.workspace.meta.models()]
+    earlier = [(*both, SHIPPED_CHOSEN_ASOF) for both in digests]
+    monkeypatch.setattr(recipes, "RELEASED", [*recipes.RELEASED, *earlier])
+    (proof,) = prove_recipes(copied.workspace)
+    assert str(proof.finding) == "None"
+    change_jumps = {m.model_id: m.settings | {"jumps": {"threshold": 9}}
+                    for m in copied.workspace.meta.models()}  # fmt: skip
+    with copied.workspace.meta.writing() as session:
+        for model_id, settings in change_jumps.items():
+            session.get(Model, model_id).settings = settings
+    (proof,) = prove_recipes(copied.workspace)
+    assert proof.failed, "a hand has changed them"
+
+
+def test_what_is_shipped_now_is_among_what_releases_shipped():
+    shipped = Settings.model_construct()
+    for task in shipped.tasks:
+        named = {name: getattr(shipped, name).model_dump(mode="json") for name in recipes.SECTIONS}
+        both = shipped_digests(named | {"task": task.model_dump(mode="json")})
+        assert (*both, SHIPPED_CHOSEN_ASOF) in recipes.RELEASED, (
+            f"Add {(*both, SHIPPED_CHOSEN_ASOF)} of {task.task_id} to RELEASED; keep what is there."
+        )
+
+
+def test_a_study_is_as_late_as_the_last_one_that_proposed_and_as_what_a_hand_had_fixed(copied):
+    ws = copied.workspace
+    latest = ws.meta.trials("up_5d")[0].chosen_asof
+    fixed = {"fixed_asof": "2011-12-31"}
+    for chosen_by, asof, is_well in (
+        ("study up_5d 2019-04 recipe data", latest, True),
+        ("study up_5d 2019-03 recipe data", date(2019, 3, 31), False),  # the hand knew more
+        ("study up_5d 2019-06 recipe data", latest, False),
+    ):
+        change(copied, Model, chosen_asof=asof)
+        change(copied, Trial, chosen_asof=asof, chosen_by=chosen_by, asof=date(2019, 3, 31))
+        with ws.meta.writing() as session:
+            for trial in ws.meta.trials():
+                row = session.get(Trial, trial.recipe)
+                row.settings = row.settings | fixed
+        (proof,) = prove_recipes(ws)
+        assert proof.failed != is_well, (chosen_by, asof, proof)
+
+
+# --- Folds
+
+
+def test_of_boosters_bins_settings_and_trees_are_told_apart():
+    import lightgbm as lgb
+
+    rng = np.random.default_rng(0)
+    x = rng.random((500, 3))
+    y = x[:, 0] + 0.1 * rng.random(500)
+
+    def told(x, **parameters):
+        usual = {"verbosity": -1, "num_leaves": 5, "num_threads": 1, "objective": "l2"}
+        return boosters._digests([lgb.train(usual | parameters, lgb.Dataset(x, y), 3)
+                                  .model_to_string()])  # fmt: skip
+
+    def unlike(other):
+        return [kind for kind, digest in told(x).items() if digest != other[kind]]
+
+    assert unlike(told(x)) == []
+    assert unlike(told(x * 2)) == ["bins", "trees"]
+    assert unlike(told(x, learning_rate=0.3)) == ["settings", "trees"]
+    assert unlike(told(x, metric="l1")) == ["settings"]
