@@ -1,6 +1,6 @@
 """Which deliberate leaks the audit catches, and what an audit costs, as JSON lines.
 
-    python bench/audit.py               23 leaks, a home built and audited with each, 4 minutes
+    python bench/audit.py               27 leaks, a home built and audited with each, 4 minutes
     python bench/audit.py --cost HOME   one audit of a home beside its training and features
 
 The last line of the first has `caught`, `total`, `seconds`, `clean` (the proofs that hold where

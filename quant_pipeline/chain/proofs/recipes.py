@@ -57,10 +57,7 @@ def prove_recipes(ws: Workspace) -> list[Proof]:
                     until = f"in-sample until {known[model_id]}"
                     return [_failed(of_task[model_id], name, until, "out of sample in reports")]
     n = len({model.recipe for model in models})
-    words = (
-        f"settings of {n} recipes are known since the dates that reports split by, as seen on "
-        f"{n_asked} sessions before them"
-    )
+    words = f"settings of {n} recipes are known since the dates that reports split by"
     return [Proof("recipes", "holds", words, None, "", None, {"recipes": n, "sessions": n_asked})]
 
 
