@@ -11,8 +11,8 @@ import numpy as np
 from sqlmodel import SQLModel, select
 
 from quant_pipeline.chain.champions import decide
-from quant_pipeline.chain.learn import code_version
 from quant_pipeline.chain.proofs.result import Finding, Proof
+from quant_pipeline.chain.provenance import code_version
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.ml.champions import Decision
 from quant_pipeline.settings import ChampionSettings, Task
