@@ -12,6 +12,7 @@ from hypothesis import settings
 
 from quant_pipeline.chain.prices import publish_prices
 from quant_pipeline.chain.workspace import Workspace
+from quant_pipeline.stores.locks import held
 from quant_pipeline_tests.homes import (
     WALK_FROM,
     SmallHome,
@@ -19,6 +20,7 @@ from quant_pipeline_tests.homes import (
     own_environment,
     sample_market,
 )
+from quant_pipeline_tests.mutants import build
 
 # Homes are made in memory where there is room: stores sync each commit, thousands in a whole run.
 # That they do, and what comes of a sync that fails, test_crash.py counts on any kind of disk.
@@ -60,13 +62,36 @@ def market() -> pd.DataFrame:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory, market) -> SmallHome:
     """A home walked forward from WALK_FROM in one backfill; only to be read."""
-    folder = tmp_path_factory.mktemp("finished")
-    with own_environment(folder):
-        made = new_home(folder / "home")
+
+    def make(root: Path) -> None:
+        made = new_home(root)
         made.ingest(market)
         publish_prices(made.workspace)
         made.backfill(WALK_FROM, recorded=True)
-    return made
+
+    return made_once(tmp_path_factory, "finished", make)
+
+
+@pytest.fixture(scope="session")
+def canary_home(tmp_path_factory) -> SmallHome:
+    """The home that the proofs are tried on (see mutants.py); only to be read."""
+    return made_once(tmp_path_factory, "canaries", build)
+
+
+def made_once(
+    tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]
+) -> SmallHome:
+    """A home that the first worker that needs it makes for all of them."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    home, is_made = folder / "shared" / name, folder / f"{name}.made"
+    with held(folder / f"{name}.lock", "making a home", wait_seconds=600):
+        if not is_made.exists():
+            with own_environment(folder):
+                make(home)
+            is_made.touch()
+    return SmallHome(home)
 
 
 @pytest.fixture

@@ -10,17 +10,15 @@ from quant_pipeline.chain.proofs.result import Proof
 from quant_pipeline.errors import NoData, StoreError
 from quant_pipeline.market.canaries import make_canaries
 from quant_pipeline_tests.homes import SmallHome, own_environment
-from quant_pipeline_tests.mutants import MUTANTS, build, caught, prove
+from quant_pipeline_tests.mutants import MUTANTS, caught, prove
 from quant_pipeline_tests.test_cli import call
 
 ALWAYS = ("feature with a negative lag",)
 
 
 @pytest.fixture(scope="module")
-def clean(tmp_path_factory) -> SmallHome:
-    folder = tmp_path_factory.mktemp("clean")
-    with own_environment(folder):
-        return build(folder / "home")
+def clean(canary_home) -> SmallHome:
+    return canary_home
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from quant_pipeline.market.canaries import make_canaries
 from quant_pipeline.ml import boosters
 from quant_pipeline.stores.meta import Model
 from quant_pipeline_tests.homes import SmallHome, own_environment
-from quant_pipeline_tests.mutants import build, walk_data
+from quant_pipeline_tests.mutants import walk_data
 from quant_pipeline_tests.test_cli import call
 
 MARKET = (24, 380, 30)
@@ -37,11 +37,9 @@ def canaries():
     return make_canaries(*MARKET)
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory) -> SmallHome:
-    folder = tmp_path_factory.mktemp("built")
-    with own_environment(folder):
-        return build(folder / "home")
+@pytest.fixture
+def built(canary_home) -> SmallHome:
+    return canary_home
 
 
 @pytest.fixture

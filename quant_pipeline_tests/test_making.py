@@ -27,7 +27,7 @@ from quant_pipeline.chain.verify_scores import verify_scores
 from quant_pipeline.errors import NoData, StoreError
 from quant_pipeline.stores.meta import Batch
 from quant_pipeline_tests.homes import SmallHome, own_environment
-from quant_pipeline_tests.mutants import build, walk_data
+from quant_pipeline_tests.mutants import walk_data
 from quant_pipeline_tests.test_cli import call
 from quant_pipeline_tests.test_verify import change_row, model_of, quiet
 
@@ -36,11 +36,9 @@ EARLIER = date(2019, 4, 15)
 OTHER_UNIVERSE = ("min_median_value = 1000.0", "min_median_value = 4800000.0")
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory) -> SmallHome:
-    folder = tmp_path_factory.mktemp("built")
-    with own_environment(folder):
-        return build(folder / "home")
+@pytest.fixture
+def built(canary_home) -> SmallHome:
+    return canary_home
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ from quant_pipeline.market.canaries import make_canaries
 from quant_pipeline.ml import boosters
 from quant_pipeline.stores.meta import Model
 from quant_pipeline_tests.homes import SmallHome, own_environment
-from quant_pipeline_tests.mutants import build
 from quant_pipeline_tests.test_cli import call
 
 MARKET = (24, 380, 30)
@@ -29,11 +28,9 @@ def quiet(*_: Any) -> None:
     """Tell nobody."""
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory) -> SmallHome:
-    folder = tmp_path_factory.mktemp("built")
-    with own_environment(folder):
-        return build(folder / "home")
+@pytest.fixture
+def built(canary_home) -> SmallHome:
+    return canary_home
 
 
 @pytest.fixture
