@@ -1,8 +1,8 @@
 """What a model's file holds, read once the registry vouches for its bytes and says the same."""
 
-from importlib.metadata import version
 from typing import Any
 
+from quant_pipeline.chain.provenance import installed
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.errors import GateError, ModelFileError
 from quant_pipeline.stores.meta import Model
@@ -24,10 +24,10 @@ def read_boosters(ws: Workspace, model: Model) -> list[str]:
 
 def require_same_lightgbm(model: Model) -> None:
     """Refuse a model of another LightGBM than the one that is installed."""
-    installed, then = version("lightgbm"), model.environment.get("lightgbm", "?")
-    if installed.split(".")[:2] != then.split(".")[:2]:
+    now, then = installed("lightgbm"), model.environment.get("lightgbm", "?")
+    if now.split(".")[:2] != then.split(".")[:2]:
         raise GateError(
-            f"Model {model.model_id[:12]} was trained with LightGBM {then}, and {installed} is "
+            f"Model {model.model_id[:12]} was trained with LightGBM {then}, and {now} is "
             f"installed, which may score otherwise. Install lightgbm=={then}, or train that as-of "
             f"anew with `quant train --asof {model.asof} --task {model.task_id}` and serve the new "
             "model with `quant models promote`."

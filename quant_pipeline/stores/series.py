@@ -266,11 +266,13 @@ def digest_rows(rows: pa.Table) -> str:
 
 def columns_of(con: Connection, table: str) -> list[str]:
     """Column names of a table in order; empty if there is no such table."""
-    rows = con.execute(
-        "SELECT column_name FROM duckdb_columns() WHERE table_name = ? AND schema_name = 'main' "
-        "ORDER BY column_index",
-        [table],
+    # duckdb_columns() has both in one query, but reads those of all tables: 2 to 10 ms more.
+    there = con.execute(
+        "SELECT 1 FROM duckdb_tables() WHERE table_name = ? AND schema_name = 'main'", [table]
     ).fetchall()
+    if not there:  # an error would end the transaction
+        return []
+    rows = con.execute("SELECT name FROM pragma_table_info(?) ORDER BY cid", [table]).fetchall()
     return [name for (name,) in rows]
 
 
