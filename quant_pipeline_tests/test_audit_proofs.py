@@ -8,7 +8,7 @@ import pytest
 from sqlmodel import SQLModel, select
 
 from quant_pipeline.chain import champions, judge, judged
-from quant_pipeline.chain.audit import choose_asofs
+from quant_pipeline.chain.audit import audit, choose_asofs
 from quant_pipeline.chain.champions import promote
 from quant_pipeline.chain.exchange import export_model, import_model
 from quant_pipeline.chain.folds import cut_folds
@@ -130,6 +130,17 @@ def test_the_newest_champion_shows_each_leak(clean, monkeypatch, make, task_id):
     assert "another one in hindsight" in found.words
 
 
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "name", ["champion chosen in hindsight", "champion as of the end of its window"]
+)
+def test_an_audit_of_the_newest_as_of_alone_shows_leaks_of_champions(clean, monkeypatch, name):
+    leak(name, monkeypatch)
+    ws = clean.workspace
+    found = audit(ws, choose_asofs(ws, ws.tasks(), 1), ws.tasks())
+    assert {p.task_id for p in found if p.name == "champion" and p.failed} == {"up_5d", "ret_5d"}
+
+
 def test_later_tests_of_a_recipe_do_not_count_either(two_recipes, monkeypatch):
     assert chosen_again(two_recipes).outcome == "holds"
     judged_by_later_tests(monkeypatch)
@@ -219,6 +230,17 @@ def test_the_embargo_of_either_protocol_is_where_it_belongs(copied, protocol, em
         f'n_folds = 2\nn_groups = 4\nprotocol = "{protocol}"\nembargo_sessions = {embargo}',
     )
     assert str(structure(copied).finding) == "None"
+
+
+@pytest.mark.long
+def test_models_of_combinations_pass_the_audit(copied):
+    copied.change_settings("n_folds = 2", 'n_folds = 2\nn_groups = 4\nprotocol = "cpcv"')
+    train(copied, TO)
+    ws = copied.workspace
+    assert ws.meta.models("up_5d")[-1].settings["folds"]["protocol"] == "cpcv"
+    found = audit(ws, choose_asofs(ws, ws.tasks(), 1), ws.tasks())
+    assert [str(p.finding or p.words) for p in found if p.outcome != "holds"] == []
+    assert all(p.numbers["folds"] == 6 for p in found if p.name == "windows")
 
 
 def test_combinations_without_their_embargo_are_found(copied, monkeypatch):

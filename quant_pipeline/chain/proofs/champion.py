@@ -90,8 +90,8 @@ def prove_champion(
 
 
 def _finding(frozen: Champion, expected: Decision, found: Decision) -> Finding:
-    was, became = ((d.model_id or d.why)[:60] for d in (expected, found))
-    return Finding("champion", "champions", "", frozen.from_ts, "model_id", was[:12], became)
+    was, became = ((d.model_id or "")[:12] or d.why[:60] for d in (expected, found))
+    return Finding("champion", "champions", "", frozen.from_ts, "model_id", was, became)
 
 
 def _is_ordered(ws: Workspace, frozen: Champion) -> bool:
