@@ -74,15 +74,17 @@ def copied_two(two_recipes, tmp_path):
         yield two_recipes.copy(tmp_path / "home")
 
 
-def chosen_again(made: SmallHome, task_id: str = "up_5d") -> Proof:
-    """The proof of the champion after the newest as-of, with the sessions of the home itself."""
+def chosen_again(
+    made: SmallHome, task_id: str = "up_5d", made_up: SmallHome | None = None
+) -> Proof:
+    """The proof of the champion after the newest as-of, with sessions of the same or of a home."""
     ws = made.workspace
     task = ws.settings.task(task_id)
     (asof,) = choose_asofs(ws, [task], 1)
     frozen = frozen_after(ws, task, asof)
     assert frozen is not None
     with empty_home(ws, ws.settings) as empty:
-        sessions = replace(empty, series=ws.series)
+        sessions = replace(empty, series=(made_up or made).workspace.series)
         return prove_champion(ws, sessions, task, frozen, asof, np.random.default_rng(0))
 
 
@@ -211,6 +213,13 @@ def test_a_champion_by_order_from_the_start_of_a_window_on_is_no_alarm(copied):
     assert "by order of a person" in found.words
 
 
+def test_a_window_that_is_open_in_the_made_up_sessions_alone_is_no_alarm(clean, copied):
+    asof = clean.workspace.grid.asof(TO)
+    copied.change_series("DELETE FROM session_versions WHERE ts >= ?", asof - timedelta(days=9))
+    copied.change_series('DELETE FROM seals WHERE "asof" >= ?', asof)
+    assert chosen_again(clean, made_up=copied).outcome == "holds"
+
+
 # --- Structure and stored scores
 
 
@@ -305,6 +314,17 @@ def test_both_reports_are_looked_at(clean, monkeypatch, name):
 
 
 ORIGINAL = {"judge_predictions": judge.judge_predictions, "judge_sessions": judged.judge_sessions}
+
+
+def test_reports_that_cannot_be_asked_leave_it_unproven(copied):
+    ids = [m.model_id for m in copied.workspace.meta.models("up_5d")]
+    copied.change_series(
+        "INSERT INTO predictions BY NAME SELECT * REPLACE (? AS model_id) FROM predictions "
+        "WHERE model_id = ? AND ts < '2019-04-05'", ids[1], ids[0],
+    )  # fmt: skip
+    (proof,) = prove_recipes(copied.workspace)
+    assert proof.outcome == "unproven"
+    assert "stored twice" in proof.words
 
 
 def test_an_imported_model_was_tried_elsewhere(copied, two_recipes, tmp_path):

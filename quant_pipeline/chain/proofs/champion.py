@@ -14,6 +14,7 @@ from quant_pipeline.chain.champions import decide
 from quant_pipeline.chain.proofs.result import Finding, Proof
 from quant_pipeline.chain.provenance import code_version
 from quant_pipeline.chain.workspace import Workspace
+from quant_pipeline.errors import GateError
 from quant_pipeline.ml.champions import Decision
 from quant_pipeline.settings import ChampionSettings, Task
 from quant_pipeline.stores.meta import Champion, MetaStore, Model, Order, Refusal
@@ -55,6 +56,9 @@ def prove_champion(
         return replace(proof, words=words)
     known, later = _split_registry(ws, frozen)
     plain = _decide(made, "plain", known, [], frozen, task)
+    if plain.model_id is None:  # it waits for made-up sessions that lie between: take real ones
+        made = replace(made, series=ws.series)
+        plain = _decide(made, "plain", known, [], frozen, task)
     recipe = next((m["recipe"] for m in known[Model] if m["model_id"] == plain.model_id), "")
     chosen = plain
     for name, mean in (("all shine", SHINES), ("others shine", FAILS)):
@@ -124,7 +128,10 @@ def _decide(
     settings = made.settings
     if rule is not None:
         settings = settings.model_copy(update={"champion": rule})
-    return decide(replace(made, meta=registry, settings=settings), frozen.partition_key, task)
+    try:
+        return decide(replace(made, meta=registry, settings=settings), frozen.partition_key, task)
+    except GateError as error:  # a window before that has sessions, but no model
+        return Decision(None, str(error))
 
 
 def _split_registry(

@@ -46,6 +46,9 @@ def prove_recipes(ws: Workspace) -> list[Proof]:
             name, wanted = f"chosen_asof of {model.recipe[:12]}", f"{earliest} or later"
             return [_failed(model, name, wanted, str(model.chosen_asof))]
         known[model.model_id] = max(model.chosen_asof, earliest or model.chosen_asof)
+    if _has_twice(ws):  # no report can judge them, and `served` tells which are wrong
+        words = "some scores are stored twice for a symbol and session, so reports cannot be asked"
+        return [Proof("recipes", "unproven", words)]
     n_asked = 0
     for task in ws.settings.tasks:
         of_task = {m.model_id: m for m in models if m.task_id == task.task_id}
@@ -136,6 +139,15 @@ def _in_sample(
             found.setdefault(model.recipe, []).append((row["ts"], model.model_id))
     ends = {end for days in found.values() for end in (min(days), max(days))}
     return sorted((model_id, session) for session, model_id in ends)
+
+
+def _has_twice(ws: Workspace) -> bool:
+    with ws.series.reading("an audit") as con:
+        found = query(
+            con,
+            "SELECT 1 AS n FROM predictions GROUP BY task_id, ts, symbol HAVING count(*) > 1 LIMIT 1",
+        )
+    return len(found) > 0
 
 
 def _judged_alone(ws: Workspace, task: Task, session: date) -> bool:
