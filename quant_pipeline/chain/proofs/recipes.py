@@ -145,7 +145,8 @@ def _has_twice(ws: Workspace) -> bool:
     with ws.series.reading("an audit") as con:
         found = query(
             con,
-            "SELECT 1 AS n FROM predictions GROUP BY task_id, ts, symbol HAVING count(*) > 1 LIMIT 1",
+            "SELECT 1 AS n FROM predictions GROUP BY task_id, ts, symbol HAVING count(*) > 1 "
+            "LIMIT 1",
         )
     return len(found) > 0
 
