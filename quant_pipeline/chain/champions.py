@@ -242,6 +242,7 @@ def _ordered(ws: Workspace, model: Model, why: str) -> Champion:
     return Champion(
         task_id=model.task_id, partition_key=ws.grid.key(from_ts), from_ts=from_ts,
         model_id=model.model_id, why=why, decided_at=utc_now(),
+        rule=ws.settings.champion.model_dump_json(),
     )  # fmt: skip
 
 

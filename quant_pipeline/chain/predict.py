@@ -109,6 +109,7 @@ def _serve(
             Champion(
                 task_id=task.task_id, partition_key=key, from_ts=service.first,
                 model_id=model.model_id, why=why, decided_at=utc_now(),
+                rule=ws.settings.champion.model_dump_json(),
             )
         )  # fmt: skip
         if frozen.model_id != model.model_id:

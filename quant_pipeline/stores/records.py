@@ -96,6 +96,7 @@ class Champion(SQLModel, table=True):
     model_id: str = Field(foreign_key="models.model_id")
     why: str
     decided_at: datetime
+    rule: str = ""  # [champion] of then as JSON; nothing in rows of layout 2
 
 
 class Order(SQLModel, table=True):

@@ -11,7 +11,7 @@ from sqlalchemy import Column, Engine, String, inspect
 from sqlmodel import Session, SQLModel, select
 
 from quant_pipeline.errors import NoData, StoreError
-from quant_pipeline.stores.records import Batch, HomeFact, Model
+from quant_pipeline.stores.records import Batch, Champion, HomeFact, Model
 
 FACT = "registry.version"
 
@@ -27,9 +27,10 @@ def _add_row_digests(session: Session) -> None:
 
 
 def _add_made_with(session: Session) -> None:
-    """3: each written slice says with what code and in what environment it was made."""
-    column = Column("made_with", String, nullable=False, server_default="")
-    _operations(session).add_column(Batch.__tablename__, column)
+    """3: each written slice says with what code and environment, each champion by which rule."""
+    for table, name in ((Batch.__tablename__, "made_with"), (Champion.__tablename__, "rule")):
+        column = Column(name, String, nullable=False, server_default="")
+        _operations(session).add_column(table, column)
 
 
 def _operations(session: Session) -> Any:

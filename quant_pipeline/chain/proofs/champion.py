@@ -1,18 +1,15 @@
 """Who served: decided again from the registry as it was, with every later model made up."""
 
-import re
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date, timedelta
 from itertools import product
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from sqlmodel import SQLModel, select
 
 from quant_pipeline.chain.champions import decide
 from quant_pipeline.chain.proofs.result import Finding, Proof
-from quant_pipeline.chain.provenance import code_version
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.errors import GateError
 from quant_pipeline.ml.champions import Decision
@@ -40,21 +37,23 @@ def prove_champion(
 ) -> Proof:
     """Decide anew who serves a partition, in a home in which every later as-of is made up.
 
-    Three times by today's [champion]: from the models that were registered when the champion was
-    frozen; with all models of later as-ofs added, made up ones of the task's recipes among them,
-    as of the first day that is served, of the end of the window, and later, and all shine in their
-    tests; and with those that shine but for the recipe that was chosen, which fails. The same
-    model has to be chosen each time.
+    Three times, by the [champion] that was recorded with the decision: from the models that were
+    registered when the champion was frozen; with all models of later as-ofs added, made up ones of
+    the task's recipes among them, as of the first day that is served, of the end of the window,
+    and later, and all shine in their tests; and with those that shine but for the recipe that was
+    chosen, which fails. The same model has to be chosen each time.
 
-    It has to be the frozen one, too. [champion] is not recorded with a decision, but its reason
-    is: where another [champion] gives the frozen model for the recorded reason, from the registry
-    as it was, the rule was changed since, and the decision of then is unproven.
+    It has to be the frozen one, too. Where the rule of then was not recorded (before layout 3 of
+    the registry) and today's gives another one, the decision of then is unproven.
     """
     proof = Proof("champion", "holds", "", asof, task.task_id)
     if frozen.from_ts != ws.grid.window(frozen.partition_key)[0] or _is_ordered(ws, frozen):
         words = f"{frozen.model_id[:12]} serves from {frozen.from_ts} on by order of a person"
         return replace(proof, words=words)
     known, later = _split_registry(ws, frozen)
+    if frozen.rule:
+        rule = ChampionSettings.model_validate_json(frozen.rule)
+        made = replace(made, settings=made.settings.model_copy(update={"champion": rule}))
     plain = _decide(made, "plain", known, [], frozen, task)
     if plain.model_id is None:  # it waits for made-up sessions that lie between: take real ones
         made = replace(made, series=ws.series)
@@ -78,16 +77,12 @@ def prove_champion(
             f"{len(later)} models of later as-ofs shine"
         )
         return replace(proof, words=words, numbers=numbers)
-    why = _what_changed(made, known, frozen, task)
     words = (
         f"{frozen.model_id[:12]} was frozen for {frozen.partition_key}, but it does not come out "
         "of the models of then"
     )
-    if why:
-        words += (
-            f" by today's rule: {why}. By today's, {len(later)} shining models of later as-ofs "
-            "change nothing"
-        )
+    if not frozen.rule:
+        words += " by today's [champion], and that of then was not recorded"
         return replace(proof, outcome="unproven", words=words, numbers=numbers)
     found = _finding(frozen, Decision(frozen.model_id, frozen.why), plain)
     return replace(proof, outcome="fails", words=words, finding=found, numbers=numbers)
@@ -114,7 +109,6 @@ def _decide(
     later: list[Row],
     frozen: Champion,
     task: Task,
-    rule: ChampionSettings | None = None,
 ) -> Decision:
     """The decision from a registry of its own with these rows."""
     registry = MetaStore(made.home.models / f"{name} {task.task_id} {frozen.partition_key}.sqlite")
@@ -125,11 +119,8 @@ def _decide(
             for row in (*models, *others):
                 session.add(row)
                 session.flush()
-    settings = made.settings
-    if rule is not None:
-        settings = settings.model_copy(update={"champion": rule})
     try:
-        return decide(replace(made, meta=registry, settings=settings), frozen.partition_key, task)
+        return decide(replace(made, meta=registry), frozen.partition_key, task)
     except GateError as error:  # a window before that has sessions, but no model
         return Decision(None, str(error))
 
@@ -186,48 +177,3 @@ def _test_anew(
         series = {"ts": days, "rank_ic": rank_ic, "top_minus_bottom": rank_ic}
         found.append(model | {"test_series": series, "status": "ready"})
     return found
-
-
-def _what_changed(
-    made: Workspace, known: dict[type[SQLModel], list[Row]], frozen: Champion, task: Task
-) -> str:
-    """Which rule of then gives the frozen champion, in words; empty if none does.
-
-    The recorded reason has to come out as well, unless the code is another one: its words may be.
-    """
-    newest = max(known[Model], key=lambda m: m["created_at"].timestamp(), default=None)
-    is_other_code = newest is not None and newest["code_version"] != code_version()
-    now, alike = made.settings.champion, ""
-    for rule in _rules(now, frozen.why):
-        decision = _decide(made, "plain", known, [], frozen, task, rule)
-        if decision.model_id != frozen.model_id:
-            continue
-        unlike = {n: v for n, v in rule.model_dump().items() if v != getattr(now, n)}
-        one = ", ".join(f"{name} = {value}" for name, value in unlike.items())
-        if decision.why == frozen.why:
-            return f"[champion] is not what it was, as with {one} it does"
-        alike = alike or f"[champion] or code is not what it was, as with {one} it does"
-    return alike if is_other_code else ""
-
-
-def _rules(now: ChampionSettings, why: str) -> Iterator[ChampionSettings]:
-    """Rules of [champion] other than today's that may have given a reason, the nearest first.
-
-    A decision depends on `z` and `min_sessions` by what they are above, or below.
-    """
-    numbers = [int(n) for n in re.findall(r"(?<![\w.-])\d{1,6}(?![\w-]|\.\d)", why)]
-    usual = ChampionSettings()
-    names = ("rule", "insufficient", "min_sessions", "z")
-    values = (
-        [now.rule, *get_args(ChampionSettings.model_fields["rule"].annotation)],
-        [now.insufficient, *get_args(ChampionSettings.model_fields["insufficient"].annotation)],
-        [now.min_sessions, usual.min_sessions, *(n for n in numbers if n > 3), 3, 10**6],
-        [now.z, usual.z, 0.0, 1e9],
-    )
-    distinct = [list(dict.fromkeys(v)) for v in values]
-    found = [dict(zip(names, v, strict=True)) for v in product(*distinct)]
-    found = [r for r in found if r["rule"] != "newest"] + [found[0] | {"rule": "newest"}]
-    found.sort(key=lambda rule: sum(v != getattr(now, n) for n, v in rule.items()))
-    for rule in found:
-        if rule != now.model_dump():
-            yield now.model_copy(update=rule)
