@@ -27,7 +27,9 @@ def measure(store: SeriesStore) -> Room:
     """The room that a database takes; read-only."""
     with store.reading("measuring") as con:
         block, total, free = fetch_row(
-            con, "SELECT block_size, total_blocks, free_blocks FROM pragma_database_size()"
+            con,
+            "SELECT block_size, total_blocks, free_blocks FROM pragma_database_size() "
+            "WHERE database_name = current_database()",  # others may be attached beside it
         )
     return Room(block * total, block * free)
 
