@@ -25,6 +25,9 @@ def test_predictions_are_those_that_are_stored(finished, opened):
     some = opened.predictions("up_5d", start="2016-06-01", end="2016-06-30", symbol="S001")
     assert set(some["symbol"]) == {"S001"}
     assert some["ts"].between("2016-06-01", "2016-06-30").all()
+    first, last = pd.Timestamp("2016-06-01"), np.datetime64("2016-06-30")
+    again = opened.predictions("up_5d", first, last, symbol=" s001")
+    pd.testing.assert_frame_equal(again, some)
     assert opened.predictions(arrow=True).num_rows == 2 * len(rows)
 
 
@@ -73,6 +76,15 @@ def test_what_is_not_there_is_told(opened, tmp_path, workspace):
         qp.open(tmp_path / "nothing")
     with pytest.raises(SettingsError, match="Did you mean up_5d"):
         opened.predictions(task="up_5")
+    with pytest.raises(NoData, match=r"No score of S0O4.*Did you mean S0"):
+        opened.predictions(task="up_5d", symbol="s0o4")
+    for day in ("2020-13-01", "05/06/2016 at noon", "2016", 5.5j, np.datetime64("NaT")):
+        with pytest.raises(SettingsError, match=r"is no date\. Write it like 2021-11-30"):
+            opened.predictions(start=day)
+    with pytest.raises(
+        SettingsError, match=r"No column of training_frame labl\. Did you mean label"
+    ):
+        opened.training_frame("up_5d", columns=["labl"])
     empty = qp.open(workspace.home.root)
     for ask in (empty.predictions, lambda: empty.training_frame("up_5d")):
         with pytest.raises(NoData, match="quant"):

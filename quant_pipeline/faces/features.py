@@ -13,8 +13,8 @@ from quant_pipeline.chain.features import features_between
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.errors import FeatureError, NoData, unknown_name
 from quant_pipeline.faces.output import cell, count, print_table
+from quant_pipeline.faces.symbols import stored_symbol
 from quant_pipeline.market.features import FEATURE_SETS, KNOWN, AnyFeature
-from quant_pipeline.market.validate import normalize_symbol
 
 BAR = ("open", "high", "low", "close", "volume")
 BEGIN, END = "<!-- features: made by `make docs` -->", "<!-- end of features -->"
@@ -65,7 +65,7 @@ def find_feature(
     is_chosen = feature in ws.features
     found: dict[str, Any] = {**_row(feature), "is_in_quant_toml": is_chosen, "values": None}
     if symbol is not None:
-        wanted = normalize_symbol(symbol) or symbol
+        wanted = stored_symbol(ws, symbol)
         found |= {"symbol": wanted, "values": _values(ws, feature, wanted, to, last)}
     return found
 

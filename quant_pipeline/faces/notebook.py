@@ -13,12 +13,13 @@ import pyarrow as pa
 from quant_pipeline.chain import shown
 from quant_pipeline.chain.model_content import read_boosters
 from quant_pipeline.chain.workspace import Workspace
-from quant_pipeline.errors import NoData, SettingsError, StoreError
+from quant_pipeline.errors import NoData, SettingsError, StoreError, unknown_name
+from quant_pipeline.faces.symbols import require_scored, spelled
 from quant_pipeline.settings import Home, Settings
 from quant_pipeline.stores.meta import Model
 from quant_pipeline.stores.series import query
 
-Day = date | str | None
+Day = date | np.datetime64 | str | None
 
 
 def open_home(folder: Path | str = ".") -> "NotebookHome":
@@ -67,10 +68,13 @@ class NotebookHome:
         """Stored out-of-sample scores, by session, task and symbol.
 
         Columns symbol, ts, model_id, task_id, score, generated_at, asof, origin, price_batch_id and
-        score_percentile (0 to 1, within its session).
+        score_percentile (0 to 1, within its session). NoData if there is no score of the symbol.
         """
         self._require_task(task)
-        rows = shown.read_predictions(self.workspace, task, _day(start), _day(end), symbol)
+        name = None if symbol is None else spelled(symbol)
+        rows = shown.read_predictions(self.workspace, task, _day(start), _day(end), name)
+        if name is not None and not len(rows):
+            require_scored(self.workspace.published, name)
         return rows if arrow else _frame(rows)
 
     def outcomes(self, task: str) -> pd.DataFrame:
@@ -114,6 +118,9 @@ class NotebookHome:
         Some `columns` take less time and memory than all.
         """
         self._require_task(task)
+        if columns is not None:
+            columns = list(columns)
+            self._require_columns("training_frame", columns)
         chosen = "*" if columns is None else _names(["symbol", "ts", "known_at", *columns])
         sql = (
             f"SELECT {chosen} FROM training_frame WHERE task_id = ? "
@@ -132,6 +139,15 @@ class NotebookHome:
         with self.workspace.series.reading("a notebook") as con:
             rows = query(con, sql, parameters)
         return rows if arrow else _frame(rows)
+
+    def _require_columns(self, table: str, columns: Iterable[str]) -> None:
+        known = self._query(f"SELECT * FROM {table} LIMIT 0", [], arrow=True).column_names
+        for name in columns:
+            if name not in known:
+                raise SettingsError(
+                    f"{unknown_name(f'column of {table}', name, known)} "
+                    f'`home.sql("DESCRIBE {table}")` lists them.'
+                )
 
     def _require_task(self, task: str | None) -> None:
         if task is not None:
@@ -173,7 +189,13 @@ class NotebookModel:
 
 
 def _day(value: Day) -> date | None:
-    return date.fromisoformat(value) if isinstance(value, str) else value
+    """A date, a text like 2021-11-30, or what pandas and NumPy have for one."""
+    if value is None:
+        return None
+    try:
+        return date.fromisoformat(value) if isinstance(value, str) else pd.Timestamp(value).date()
+    except (TypeError, ValueError):
+        raise SettingsError(f"{value!r} is no date. Write it like 2021-11-30.") from None
 
 
 def _names(columns: Iterable[str]) -> str:

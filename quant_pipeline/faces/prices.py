@@ -12,14 +12,15 @@ from quant_pipeline.chain.stale import read_stored
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.errors import NoData
 from quant_pipeline.faces.output import print_table
-from quant_pipeline.market.validate import normalize_symbol
+from quant_pipeline.faces.symbols import stored_symbol
 
 SHOWN = 20
 
 
 def find_history(ws: Workspace, symbol: str, ts: date) -> list[dict[str, Any]]:
     """Versions of one bar, oldest first."""
-    rows = read_history(ws, normalize_symbol(symbol) or symbol, ts)
+    symbol = stored_symbol(ws, symbol)
+    rows = read_history(ws, symbol, ts)
     if not rows:
         raise NoData(
             f"No version of {symbol} on {ts} is stored. `quant status` tells which sessions are."
@@ -44,7 +45,7 @@ def find_restated(
     ws: Workspace, first: date | None, last: date | None, symbol: str | None, *, with_reach: bool
 ) -> dict[str, Any]:
     """Restatements and, if asked for, the models and scores that were made before them."""
-    wanted = symbol and (normalize_symbol(symbol) or symbol)
+    wanted = symbol and stored_symbol(ws, symbol)
     found: dict[str, Any] = {"restated": read_restated(ws, first, last, wanted)}
     if with_reach:
         stored = read_stored(ws)

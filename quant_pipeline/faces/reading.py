@@ -6,7 +6,8 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from quant_pipeline.errors import NoData, unknown_name
+from quant_pipeline.errors import NoData
+from quant_pipeline.faces.symbols import require_scored, spelled
 from quant_pipeline.stores.published import Published
 
 NO_PREDICTIONS = (
@@ -32,7 +33,8 @@ def read_predictions(
     if last:
         where &= ds.field("ts") <= last
     if symbol:
-        where &= ds.field("symbol") == symbol.upper()
+        symbol = spelled(symbol)
+        where &= ds.field("symbol") == symbol
     wants_newest = first is None and last is None and symbol is None
     rows = published.read("predictions", where, newest=1 if wants_newest else None)
     if rows is not None and wants_newest and not len(rows):  # this task is not scored that far
@@ -40,7 +42,9 @@ def read_predictions(
     if rows is None:
         raise NoData(NO_PREDICTIONS)
     if not len(rows):
-        raise NoData(_why_none(published, symbol))
+        if symbol:
+            require_scored(published, symbol)
+        raise NoData("No stored score matches. `quant status` tells which sessions are scored.")
     if wants_newest:
         rows = rows.filter(pc.equal(rows["ts"], pc.max(rows["ts"])))
     order = [("ts", "descending"), ("task_id", "ascending"), ("score", "descending"),
@@ -56,14 +60,3 @@ def read_predictions(
         if counts[group] <= top:
             kept.append(row)
     return kept
-
-
-def _why_none(published: Published, symbol: str | None) -> str:
-    """Tell of a symbol that has no score at all, and of the ones that are like it."""
-    advice = "`quant status` tells which sessions are scored."
-    if symbol:
-        scored = published.read("predictions", columns=["symbol"])
-        known = pc.unique(scored["symbol"]).to_pylist() if scored is not None else []
-        if symbol.upper() not in known:
-            return f"{unknown_name('score of', symbol, known)} {advice}"
-    return f"No stored score matches. {advice}"
