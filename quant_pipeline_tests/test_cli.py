@@ -139,6 +139,8 @@ def test_a_command_outside_a_home_says_how_to_make_one(tmp_path: Path) -> None:
 def test_status_tells_what_is_there_and_what_to_type(home: Path) -> None:
     text = succeed(home, "status").out
     assert "22 symbols on 460 sessions" in text
+    assert "from 1 batch." in text
+    assert re.search(r"The newest session, 2016-\d\d-\d\d, is \d+ years old\.", text)
     found = succeed(home, "status", "--json").json
     assert isinstance(found, dict)
     assert set(found) == {
@@ -301,7 +303,7 @@ def test_backfill_tells_beforehand_and_then_goes_on_where_it_was(copy: Path) -> 
     assert plan["estimate"]["mib"] > 0
     assert "About 2 runs over 1 partition, " in succeed(copy, *words, "--dry-run").out
     assert succeed(copy, *words, "--dry-run", "--json").json == plan
-    assert "models of 1 as-of" in succeed(copy, *words).out
+    assert "models of 1 as-of, " in succeed(copy, *words).out
     assert "Nothing to do" in succeed(copy, *words).out
 
 

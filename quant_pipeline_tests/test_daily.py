@@ -254,7 +254,7 @@ def test_the_jobs_run_by_hand_and_tell_what_they_found(home, market):
     found = succeed(made.root, "run", "daily", "--json").json
     assert (found["state"], found["newest_session"]) == ("scored", "2016-07-27")
     again = succeed(made.root, "run", "daily")
-    assert again.err.splitlines()[-1].startswith("nothing_new: the newest stored session is 2016")
+    assert again.out.splitlines()[-1].startswith("nothing_new: the newest stored session is 2016")
     (row, *_) = succeed(made.root, "run", "retrain", "--json").json
     assert row["asof"] == "2016-06-30"
     deliver(made, b"<html></html>", "a.csv")

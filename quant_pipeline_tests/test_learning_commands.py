@@ -1,5 +1,6 @@
 """`quant models …`, `predictions explain / report`, `tune`, `trials` as a person meets them."""
 
+import re
 from datetime import date
 
 from quant_pipeline_tests.homes import SmallHome
@@ -55,6 +56,34 @@ def test_two_models_are_compared_by_what_differs(finished: SmallHome) -> None:
     assert "train.seed" not in out
 
 
+def test_a_model_is_shown_in_lines_that_fit_and_whole_numbers_are_whole(
+    finished: SmallHome,
+) -> None:
+    out = succeed(finished.root, "models", "show", newest(finished)[:12]).out
+    assert out.startswith("up_5d as of 2016-07-31 (partition 2016-07), ready\n")
+    assert max(map(len, out.splitlines())) <= 100
+    assert not re.search(r"[{}\[\]]|\b\d+\.0000 +\d\.\d{4} +\d", out)
+    model = finished.workspace.meta.model(newest(finished))
+    head, *rows = out[out.index("fold  trains") :].splitlines()[:3]
+    at = head.index("rounds")
+    rounds = [int(row[at : at + 6]) for row in rows]
+    assert rounds == [fold["rounds"] for fold in model.fold_metrics]
+    pairs = dict(line.split(maxsplit=1) for line in out.splitlines() if line.startswith("  "))
+    assert pairs["model"] == model.model_id
+    for word in ("learning_rate 0.1", "min_data_in_leaf 50", "kind classification"):
+        assert word in " ".join(out.split())
+
+
+def test_two_models_are_compared_in_words(finished: SmallHome) -> None:
+    models = finished.workspace.meta.models
+    out = succeed(finished.root, "models", "compare", *(
+        models(task)[-1].model_id[:12] for task in ("up_5d", "ret_5d"))).out  # fmt: skip
+    folds = out[out.index("Folds, where") :].splitlines()
+    assert folds[1].split()[:6] == ["from", "to", "RankIC", "a", "RankIC", "b"]
+    assert "." not in folds[2].split()[-1], "rounds are a whole number"
+    assert not re.search(r"[a-z]_[a-z]", out[out.index("Folds, where") :])
+
+
 def test_models_and_scores_are_explained(finished: SmallHome) -> None:
     shown = succeed(finished.root, "models", "explain", newest(finished)[:12], "--top", "3").out
     assert shown.splitlines()[0].split("  ")[0] == "feature"
@@ -78,7 +107,9 @@ def test_the_report_says_when_the_settings_were_chosen(finished: SmallHome) -> N
     assert out.startswith("up_5d, backfill, 2016-05-02 to ")
     assert "sessions NOT after the settings were chosen" in out
     assert "RankIC " in out
-    assert "net_sharpe" in out
+    assert "top-k portfolio, 20 names a tranche, 64 tranches on 64 sessions" in out
+    assert re.search(r"net of costs +-?\d+\.\d\d % ± \d+\.\d\d %", out)
+    assert not re.search(r"\b(is|n|net)_\w+", out), "keys are for programs"
     found = succeed(finished.root, "predictions", "report", "--json").json
     assert [group["task"] for group in found] == ["up_5d", "ret_5d"]
 
@@ -100,6 +131,7 @@ def test_settings_are_searched_counted_and_printed_to_be_copied(used: SmallHome)
     ]  # fmt: skip
     shown = succeed(used.root, "trials", "--task", "ret_5d").out
     assert shown.startswith("ret_5d: 2 recipes tried\n")
+    assert "first model as of" in shown.splitlines()[1]
     assert "deflated Sharpe ratio" in shown
     found = succeed(used.root, "trials", "--json").json
     assert [one["n_trials"] for one in found] == [1, 2]

@@ -236,7 +236,7 @@ def test_training_again_brings_a_lost_model_back(used):
 
 
 def test_the_command_tells_and_ends_with_1_if_something_is_left_to_do(used):
-    assert "All agrees." in succeed(used.root, "reconcile").err
+    assert "All agrees." in succeed(used.root, "reconcile").out
     lose_published(used)
     told = succeed(used.root, "reconcile", "--dry-run")
     assert "I7: data/published/predictions/2016-07.parquet is missing" in told.out

@@ -186,8 +186,12 @@ def test_a_sample_is_proved_once_a_night_and_shown_until_then(copied):
     assert unproved.words.startswith("Not proved yet: `quant audit --asof 2019-03-31`")
     first = choose_sample(ws)
     assert first == {"lgbm_model": ["2019-04"], "predictions": ["2019-05", "2019-04"]}
-    said = call(copied.root, "run", "proofs")
+    said = call(copied.root, "run", "proofs", "--json")
     assert said.code == 0, said.err
+    rows = said.json
+    assert isinstance(rows, list)
+    assert list(rows[0]) == ["asset", "name", "partition_key", "task_id", "passed", "words"]
+    assert {row["asset"] for row in rows} == {"lgbm_model", "predictions"}
     assert choose_sample(ws)["lgbm_model"] == ["2019-03"]
     found = verdicts(ws, "lgbm_model", ["2019-04"])
     assert [(c.name, c.passed, c.numbers["failed"]) for c in found] == [(MODELS, True, 0)] * 2

@@ -25,7 +25,7 @@ def find_late(
         late += _missing_sessions(name, last, today)
     elif (today - last).days > OLD_DAYS:
         late.append(
-            f"The newest session, {last}, is {(today - last).days} days old. "
+            f"The newest session, {last}, is {_age((today - last).days)} old. "
             "(Set sessions.calendar in a new home to know which sessions are missing.)"
         )
     last_counted, usual = judge_coverage(counts)
@@ -55,3 +55,14 @@ def _missing_sessions(name: str, last: date, today: date) -> list[str]:
 def _some_days(days: list[date]) -> str:
     shown = ", ".join(str(d) for d in days[:5])
     return f"{shown} and {len(days) - 5} more" if len(days) > 5 else shown
+
+
+def _age(days: int) -> str:
+    """How long that is, for people.
+
+    >>> _age(7), _age(90), _age(3707)
+    ('7 days', '3 months', '10 years')
+    """
+    if days < 60:
+        return f"{days} days"
+    return f"{days / 30.44:.0f} months" if days < 730 else f"{days / 365.25:.0f} years"

@@ -5,13 +5,14 @@ from typing import Annotated
 
 import typer
 
-from quant_pipeline.faces.options import Json, open_workspace
-from quant_pipeline.faces.output import count, emit, progress, say
+from quant_pipeline.faces.options import Csv, Json, open_workspace
+from quant_pipeline.faces.output import count, emit, progress
 
 
 def reconcile(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what is to do.")] = False,
     as_json: Json = False,
+    as_csv: Csv = False,
 ) -> None:
     """Check that files, registry, tables and published data agree; repair what can be.
 
@@ -41,14 +42,18 @@ def reconcile(
             typer.echo(f"{problem.invariant}: {problem.what}; {problem.advice}.")
         n = len(found) - len(left)
         done = "can be repaired" if dry_run else "repaired"
-        say(f"{count(n, 'problem')} {done}, {len(left)} for you." if found else "All agrees.")
+        words = f"{count(n, 'problem')} {done}, {len(left)} for you."
+        typer.echo(words if found else "All agrees.")
 
-    emit(rows, as_json, show)
+    emit(rows, as_json, show, as_csv)
     if left:
         raise typer.Exit(1)
 
 
-def backup(folder: Annotated[Path, typer.Argument(help="A folder that is not there yet.")]) -> None:
+def backup(
+    folder: Annotated[Path, typer.Argument(help="A folder that is not there yet.")],
+    as_json: Json = False,
+) -> None:
     """Copy the home while it is used: prices, tables, registry, models, settings, runs.
 
     The copy is checked before it appears; writers wait while the database is copied.
@@ -60,7 +65,8 @@ def backup(folder: Annotated[Path, typer.Argument(help="A folder that is not the
     ws = open_workspace()
     with progress() as tell:
         written = back_up(ws, folder.resolve(), tell)
-    typer.echo(f"Backed up to {folder}: {written / 2**20:,.1f} MiB. All agrees.")
+    words = f"Backed up to {folder}: {written / 2**20:,.1f} MiB. All agrees."
+    emit({"path": str(folder.resolve()), "bytes": written}, as_json, lambda: typer.echo(words))
 
 
 def restore(
@@ -68,6 +74,7 @@ def restore(
     folder: Annotated[
         Path | None, typer.Argument(help="Where to, without a home; QUANT_HOME if none.")
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Make a home from a backup, which is checked before and stays as it is.
 
@@ -79,13 +86,14 @@ def restore(
     root = folder.resolve() if folder else Home.from_environment().root
     with progress() as tell:
         ws = run(backup.resolve(), root, tell)
-    typer.echo(f"Restored to {ws.home.root}. Next: `quant status` there.")
+    words = f"Restored to {ws.home.root}. Next: `quant status` there."
+    emit({"home": str(ws.home.root)}, as_json, lambda: typer.echo(words))
 
 
 SIGNS = {"ok": "ok", "look": "LOOK", "bad": "BAD"}
 
 
-def doctor(as_json: Json = False) -> None:
+def doctor(as_json: Json = False, as_csv: Csv = False) -> None:
     """Look whether home and machine are fit: versions, access, room, locks, and what is stored.
 
     Changes nothing. Exit code 1 if something has to be mended.
@@ -109,12 +117,12 @@ def doctor(as_json: Json = False) -> None:
         for finding in found:
             typer.echo(f"{SIGNS[finding.state]:<5}{finding.what:<11}{finding.words}")
 
-    emit([vars(finding) for finding in found], as_json, show)
+    emit([vars(finding) for finding in found], as_json, show, as_csv)
     if any(finding.state == "bad" for finding in found):
         raise typer.Exit(1)
 
 
-def upgrade() -> None:
+def upgrade(as_json: Json = False) -> None:
     """Bring the home of an older version up to date: registry, tables, Dagster's storage.
 
     Stop `quant ui` before. Dagster's storage is copied first; the others change as a whole or not
@@ -131,9 +139,14 @@ def upgrade() -> None:
         ws.series.query("SELECT 1")
     with open_instance(ws.home) as instance:
         kept = run(instance, ws.home)
-    typer.echo("Registry and tables are up to date.")
-    typer.echo(
+    words = (
         f"Dagster's storage was brought up to date; as it was before: {kept}"
         if kept
         else "Dagster's storage is up to date."
     )
+
+    def show() -> None:
+        typer.echo("Registry and tables are up to date.")
+        typer.echo(words)
+
+    emit({"dagster_storage_before": str(kept) if kept else None}, as_json, show)

@@ -18,17 +18,18 @@ from quant_pipeline.faces.feature_commands import features_app
 from quant_pipeline.faces.model_commands import model_row, print_models
 from quant_pipeline.faces.options import (
     Csv,
-    Day,
+    From,
     Json,
     TaskId,
+    To,
     chosen,
+    day_option,
     open_workspace,
 )
 from quant_pipeline.faces.output import (
     QUIET,
     advise,
     emit,
-    parse_day,
     print_table,
     printable,
     progress,
@@ -37,6 +38,7 @@ from quant_pipeline.faces.output import (
 )
 from quant_pipeline.faces.page_commands import report, ui, web
 from quant_pipeline.faces.prediction_commands import predictions_app
+from quant_pipeline.faces.price_commands import prices_app
 from quant_pipeline.faces.proof_commands import audit, diff, verify
 from quant_pipeline.faces.run_commands import run_app
 from quant_pipeline.faces.trial_commands import trials, tune
@@ -65,9 +67,6 @@ app.add_typer(models_app, name="models")
 app.add_typer(features_app, name="features")
 app.add_typer(predictions_app, name="predictions")
 app.add_typer(run_app, name="run")
-prices_app = typer.Typer(
-    help="Stored prices and their versions.", no_args_is_help=True, rich_markup_mode=None
-)
 app.add_typer(prices_app, name="prices")
 
 
@@ -121,6 +120,7 @@ def _own_cause(error: BaseException) -> QuantError | None:
 @app.command()
 def init(
     folder: Annotated[Path | None, typer.Argument(help="The folder; QUANT_HOME if none.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Make a home: quant.toml with every setting explained, data/ and models/.
 
@@ -137,8 +137,12 @@ def init(
     if is_new:
         write_durably(home.settings_file, template("quant.toml").encode())
     prepare(home)
-    typer.echo(f"{'Made' if is_new else 'Kept'} {home.settings_file}")
-    typer.echo("Next: set grid.start and grid.timezone in it, then `quant ingest PATH`.")
+    found = {"home": str(home.root), "settings": str(home.settings_file), "is_new": is_new}
+    words = (
+        f"{'Made' if is_new else 'Kept'} {home.settings_file}\n"
+        "Next: set grid.start and grid.timezone in it, then `quant ingest PATH`."
+    )
+    emit(found, as_json, lambda: typer.echo(words))
 
 
 @app.command()
@@ -223,58 +227,27 @@ def ingest(
         raise typer.Exit(1)
 
 
-@prices_app.command("history")
-def price_history(
-    symbol: Annotated[str, typer.Option(help="The symbol.")],
-    ts: Annotated[date, typer.Option(parser=parse_day, metavar="DATE", help="The session.")],
-    as_json: Json = False,
-    as_csv: Csv = False,
-) -> None:
-    """Show every version of one bar: what was known about it from which batch on.
-
-    Example: quant prices history --symbol ALI --ts 2021-11-29
-    """
-    from quant_pipeline.faces.prices import find_history, show_history
-
-    rows = find_history(open_workspace(), symbol, ts)
-    emit(rows, as_json, lambda: show_history(rows), as_csv)
-
-
-@prices_app.command("restated")
-def price_restatements(
-    from_: Annotated[date | None, typer.Option("--from", parser=parse_day, metavar="DATE")] = None,
-    to: Day = None,
-    symbol: Annotated[str | None, typer.Option(help="Only this symbol.")] = None,
-    reach: Annotated[
-        bool, typer.Option("--reach", help="Tell which models and scores knew less, and why.")
-    ] = False,
-    as_json: Json = False,
-    as_csv: Csv = False,
-) -> None:
-    """List bars that changed after they were stored, or came after their window was sealed.
-
-    Example: quant prices restated --from 2021-01-01 --reach
-    """
-    from quant_pipeline.faces.prices import find_restated, show_restated
-
-    found = find_restated(open_workspace(), from_, to, symbol, with_reach=reach)
-    emit(found["restated"] if as_csv else found, as_json, lambda: show_restated(found), as_csv)
-
-
 @app.command()
-def status(as_json: Json = False) -> None:
-    """Tell what is stored, what is stale and why, and what to type next.
+def status(as_json: Json = False, as_csv: Csv = False) -> None:
+    """Tell what is stored, what is stale and why, and what to type next; --csv: the tasks alone.
 
     Example: quant status
     """
     from quant_pipeline.faces.status import find_status, show_status
 
     found = find_status(open_workspace())
-    emit(found, as_json, lambda: show_status(found))
+    emit(found["tasks"] if as_csv else found, as_json, lambda: show_status(found), as_csv)
 
 
 @app.command()
-def train(asof: Day = None, task: TaskId = None, as_json: Json = False) -> None:
+def train(
+    asof: Annotated[
+        date | None, day_option("The newest complete window by then, like 2021-11-30.")
+    ] = None,
+    task: TaskId = None,
+    as_json: Json = False,
+    as_csv: Csv = False,
+) -> None:
     """Train the models of one as-of date (default: the newest complete window).
 
     Fills missing or stale features, labels and frames first.
@@ -301,19 +274,20 @@ def train(asof: Day = None, task: TaskId = None, as_json: Json = False) -> None:
         raise NotEnoughHistory(refused[key])
     for reason in refused.values():
         say(f"Not trained: {reason}")
-    emit(rows, as_json, lambda: print_models(rows))
-    if not as_json:
+    emit(rows, as_json, lambda: print_models(rows), as_csv)
+    if not (as_json or as_csv):
         advise("quant score · quant models list")
 
 
 @app.command()
 def score(
-    asof: Day = None,
-    from_: Annotated[date | None, typer.Option("--from", parser=parse_day, metavar="DATE")] = None,
-    to: Day = None,
+    asof: Annotated[date | None, day_option("Sessions after this date.")] = None,
+    from_: From = None,
+    to: To = None,
     task: TaskId = None,
     model: Annotated[str | None, typer.Option(help="This model, kept apart as shadow.")] = None,
     as_json: Json = False,
+    as_csv: Csv = False,
 ) -> None:
     """Score sessions with the champion of their partition (default: the newest partition).
 
@@ -336,15 +310,15 @@ def score(
             rows = [score_with_model(ws, model, from_, to, tell)]
         else:
             rows = score_sessions(ws, from_, to, tasks, tell)
-    emit(rows, as_json, lambda: print_table(rows))
-    if not as_json:
+    emit(rows, as_json, lambda: print_table(rows), as_csv)
+    if not (as_json or as_csv):
         advise("quant predictions --top 5 · quant ui")
 
 
 @app.command()
 def backfill(
-    from_: Annotated[date, typer.Option("--from", parser=parse_day, metavar="DATE")],
-    to: Annotated[date, typer.Option(parser=parse_day, metavar="DATE")],
+    from_: Annotated[date, day_option("The first session, like 2020-01-01.", "--from")],
+    to: Annotated[date, day_option("The last session.")],
     task: TaskId = None,
     select: Annotated[str | None, typer.Option(help="Only these assets, comma-separated.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what is to do.")] = False,

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from quant_pipeline.faces.options import Csv, Day, Json, open_workspace
+from quant_pipeline.faces.options import Csv, Json, To, open_workspace
 from quant_pipeline.faces.output import emit
 
 features_app = typer.Typer(
@@ -37,17 +37,19 @@ def list_features(
 def show_feature(
     name: Annotated[str, typer.Argument(help="A feature of quant.toml or a built-in one.")],
     symbol: Annotated[str | None, typer.Option(help="Its values for this symbol.")] = None,
-    to: Day = None,
+    to: To = None,
     last: Annotated[int, typer.Option(min=1, help="So many newest bars of the symbol.")] = 10,
     as_json: Json = False,
+    as_csv: Csv = False,
 ) -> None:
     """Show a feature: its formula, and its values beside the bars that they are made from.
 
-    Values are computed from the stored prices; a dash is a missing one.
+    Values are computed from the stored prices; a dash is a missing one. --csv: the values alone.
 
     Example: quant features show KMID2 --symbol ALI --to 2021-11-29 --last 5
     """
     from quant_pipeline.faces.features import find_feature, print_feature
 
     found = find_feature(open_workspace(), name, symbol, to, last)
-    emit(found, as_json, lambda: print_feature(found))
+    rows = found["values"] or []
+    emit(rows if as_csv else found, as_json, lambda: print_feature(found), as_csv)

@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from quant_pipeline.faces.options import Csv, Json, TaskId, open_workspace
-from quant_pipeline.faces.output import advise, cell, count, emit, print_table
+from quant_pipeline.faces.options import Csv, Json, ModelId, TaskId, open_workspace
+from quant_pipeline.faces.output import advise, emit, print_table
 
 models_app = typer.Typer(help="Trained models.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -57,44 +57,28 @@ def list_models(task: TaskId = None, as_json: Json = False, as_csv: Csv = False)
 
 @models_app.command("show")
 def show_model(
-    model_id: Annotated[str, typer.Argument(help="An id or a unique beginning of one.")],
+    model_id: ModelId,
     as_json: Json = False,
 ) -> None:
     """Show everything that is recorded of one model.
 
     Example: quant models show 3f9a
     """
-    ws = open_workspace()
-    model = ws.meta.model(model_id)
+    from quant_pipeline.faces.model_sheet import show_sheet
+
+    model = open_workspace().meta.model(model_id)
     dumped = model.model_dump(mode="json")
     data = {name: dumped[name] for name in type(model).model_fields}
 
-    def show() -> None:
-        for name, value in data.items():
-            if name == "fold_metrics":
-                typer.echo("folds:")
-                names = ("fold", "train_start", "stop_start", "test_start", "test_end", "n_train",
-                         "n_purged", "rounds", "rank_ic", "rank_ic_se")  # fmt: skip
-                print_table([{n: fold.get(n) for n in names} for fold in value])
-            elif name == "importance":
-                typer.echo("importance: see `quant models explain`")
-            elif name == "test_series":
-                typer.echo(f"test_series: {count(len(value['ts']), 'session')} (--json)")
-            elif isinstance(value, dict):
-                typer.echo(f"{name}: " + ", ".join(f"{k} {cell(v)}" for k, v in value.items()))
-            elif isinstance(value, list):
-                typer.echo(f"{name}: " + ", ".join(str(v) for v in value))
-            else:
-                typer.echo(f"{name}: {cell(value)}")
-
-    emit(data, as_json, show)
+    emit(data, as_json, lambda: show_sheet(data))
 
 
 @models_app.command("explain")
 def explain(
-    model_id: Annotated[str, typer.Argument(help="An id or a unique beginning of one.")],
+    model_id: ModelId,
     top: Annotated[int, typer.Option(min=1, help="The K features that matter most.")] = 20,
     as_json: Json = False,
+    as_csv: Csv = False,
 ) -> None:
     """Tell which features a model works with: SHAP values, gain, splits, and the folds' spread.
 
@@ -108,13 +92,14 @@ def explain(
         "feature": "feature", "mean_shap": "mean |SHAP|", "gain": "gain", "split": "splits",
         "fold_gain": "gain in folds", "fold_gain_std": "± s.d.",
     }  # fmt: skip
-    emit(rows, as_json, lambda: print_table(rows[:top], columns))
+    emit(rows, as_json, lambda: print_table(rows[:top], columns), as_csv)
 
 
 @models_app.command("export")
 def export(
-    model_id: Annotated[str, typer.Argument(help="An id or a unique beginning of one.")],
+    model_id: ModelId,
     folder: Annotated[Path, typer.Argument(help="Where to; it is made if it is not there.")],
+    as_json: Json = False,
 ) -> None:
     """Write a model for another home: its file, and its row of the registry as JSON beside it.
 
@@ -123,12 +108,16 @@ def export(
     from quant_pipeline.chain.exchange import export_model
 
     ws = open_workspace()
-    typer.echo(f"Wrote {export_model(ws, ws.meta.model(model_id), folder)} and its .json.")
+    model = ws.meta.model(model_id)
+    path = export_model(ws, model, folder)
+    found = {"model_id": model.model_id, "path": str(path), "row": str(path.with_suffix(".json"))}
+    emit(found, as_json, lambda: typer.echo(f"Wrote {path} and its .json."))
 
 
 @models_app.command("import")
 def import_(
     path: Annotated[Path, typer.Argument(help="A .joblib file with its .json beside it.")],
+    as_json: Json = False,
 ) -> None:
     """Take in a model of another home, to look at and to score aside; it never serves.
 
@@ -140,5 +129,8 @@ def import_(
 
     model = import_model(open_workspace(), path)
     short = model.model_id[:12]
-    typer.echo(f"Model {short} of {model.task_id} as of {model.asof}: {model.status}.")
-    typer.echo(f"Next: `quant models explain {short}`, `quant score --model {short}`.")
+    words = (
+        f"Model {short} of {model.task_id} as of {model.asof}: {model.status}.\n"
+        f"Next: `quant models explain {short}`, `quant score --model {short}`."
+    )
+    emit(model_row(model), as_json, lambda: typer.echo(words))

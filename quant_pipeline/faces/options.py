@@ -1,7 +1,7 @@
 """What commands share: options, and how they open the home."""
 
 from datetime import date
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,7 +14,18 @@ if TYPE_CHECKING:
 
 Csv = Annotated[bool, typer.Option("--csv", help="Print CSV for programs.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-Day = Annotated[date | None, typer.Option(parser=parse_day, metavar="DATE")]
+
+
+def day_option(text: str, *names: str) -> Any:
+    """An option that takes a date; its name is the parameter's if none is given."""
+    return typer.Option(*names, parser=parse_day, metavar="DATE", help=text)
+
+
+Day = Annotated[date | None, day_option("A date like 2021-11-30.")]
+From = Annotated[date | None, day_option("The first session; a date like 2021-11-30.", "--from")]
+To = Annotated[date | None, day_option("The last session.")]
+Session = Annotated[date | None, day_option("Of one session; a date like 2021-11-30.")]
+OneSession = Annotated[date, day_option("The session, like 2021-11-30.")]
 
 
 def task_ids() -> list[str]:
@@ -27,8 +38,26 @@ def task_ids() -> list[str]:
         return []
 
 
+def model_ids() -> list[tuple[str, str]]:
+    """The models of the home with what they are, newest first, for the shell's completion."""
+    from quant_pipeline.settings import Home
+
+    if not Home.from_environment().settings_file.exists():
+        return []
+    try:
+        models = open_workspace().meta.models()
+    except QuantError:
+        return []
+    return [(m.model_id[:12], f"{m.task_id} as of {m.asof}") for m in reversed(models)]
+
+
 TaskId = Annotated[
     str | None, typer.Option("--task", help="Only this task.", autocompletion=task_ids)
+]
+OneTask = Annotated[str, typer.Option("--task", help="The task.", autocompletion=task_ids)]
+ModelId = Annotated[
+    str,
+    typer.Argument(help="An id or a unique beginning of one.", autocompletion=model_ids),
 ]
 
 

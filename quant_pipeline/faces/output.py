@@ -2,7 +2,10 @@
 
 import csv
 import json
+import math
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,9 +24,22 @@ def emit(data: Any, as_json: bool, show: Callable[[], None], as_csv: bool = Fals
     if as_csv:
         print_csv(data)
     elif as_json:
-        typer.echo(json.dumps(data, default=str, allow_nan=False, indent=2))
+        typer.echo(json.dumps(_without_nan(data), default=str, allow_nan=False, indent=2))
     else:
         show()
+
+
+def _without_nan(data: Any) -> Any:
+    """The same with null for numbers that are none, which JSON has no word for.
+
+    >>> _without_nan({"a": [1.5, float("nan")], "b": float("-inf")})
+    {'a': [1.5, None], 'b': None}
+    """
+    if isinstance(data, float):
+        return data if math.isfinite(data) else None
+    if isinstance(data, dict):
+        return {key: _without_nan(value) for key, value in data.items()}
+    return [_without_nan(v) for v in data] if isinstance(data, list | tuple) else data
 
 
 def print_csv(rows: Sequence[Row]) -> None:
@@ -49,7 +65,7 @@ def print_table(rows: Sequence[Row], columns: Mapping[str, str] | None = None) -
     if not rows:
         return
     shown = columns or {key: key for key in rows[0]}
-    cells = [[cell(row.get(key)) for key in shown] for row in rows]
+    cells = [[cell(row.get(key), key) for key in shown] for row in rows]
     is_number = [all(isinstance(row.get(k), int | float | None) for row in rows) for k in shown]
     heads = list(shown.values())
     widths = [max(len(line[i]) for line in [heads, *cells]) for i in range(len(heads))]
@@ -61,12 +77,18 @@ def print_table(rows: Sequence[Row], columns: Mapping[str, str] | None = None) -
         typer.echo("  ".join(parts).rstrip())
 
 
-def cell(value: Any) -> str:
-    """One value for people."""
+def cell(value: Any, name: str = "") -> str:
+    """One value for people; `is_` begins a name of what is so or not, `n_` one of a number.
+
+    >>> cell(7.0, "rounds"), cell(7.0, "n_sessions"), cell(0.0, "is_short"), cell(7.0)
+    ('7', '7', 'no', '7.0000')
+    """
     if value is None or value != value:
         return "–"
-    if isinstance(value, bool):
+    if isinstance(value, bool) or name.startswith("is_"):
         return "yes" if value else "no"
+    if (name.startswith(("n_", "rounds"))) and float(value).is_integer():
+        return f"{int(value):,}"
     if isinstance(value, float):
         is_large_count = abs(value) >= 1000 and value.is_integer()
         return f"{value:,.0f}" if is_large_count else f"{value:.4f}"
@@ -117,8 +139,48 @@ def strange_word(word: str) -> str:
 def progress() -> Iterator[Callable[[str, int, int], None]]:
     """Tell what is being done: a bar on a terminal, plain lines elsewhere; on stderr.
 
-    How long the rest may take is told once a part of it is done; nothing at all with --quiet.
+    How long the rest may take is told once a part of it is done; nothing at all with --quiet. A
+    Ctrl-C that was swallowed ends the command when it tells of its next step.
     """
+    with _telling() as tell, _heeding_ctrl_c() as heed:
+
+        def told(what: str, done: int, total: int) -> None:
+            heed()
+            tell(what, done, total)
+
+        yield told
+
+
+@contextmanager
+def _heeding_ctrl_c() -> Iterator[Callable[[], None]]:
+    """Gives what raises KeyboardInterrupt if Ctrl-C was pressed before.
+
+    It is raised at once, too. But Python drops what is raised within a callback that C calls, as
+    LightGBM does to log ("Exception ignored on calling ctypes callback function").
+    """
+    pressed: list[int] = []
+
+    def heed() -> None:
+        if pressed:
+            raise KeyboardInterrupt
+
+    def press(number: int, _frame: object) -> None:
+        pressed.append(number)
+        raise KeyboardInterrupt
+
+    is_ours = threading.current_thread() is threading.main_thread()
+    if not is_ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield heed
+        return
+    signal.signal(signal.SIGINT, press)
+    try:
+        yield heed
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextmanager
+def _telling() -> Iterator[Callable[[str, int, int], None]]:
     if QUIET in sys.argv[1:]:
         yield lambda _what, _done, _total: None
         return

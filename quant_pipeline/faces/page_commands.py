@@ -1,13 +1,12 @@
 """`quant ui`, `quant web` and `quant report`: what people look at."""
 
-from datetime import date
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from quant_pipeline.faces.options import Day, Json, open_workspace, task_ids
-from quant_pipeline.faces.output import emit, parse_day
+from quant_pipeline.faces.options import From, Json, OneTask, To, open_workspace
+from quant_pipeline.faces.output import emit
 
 Names = Annotated[
     list[str] | None,
@@ -42,9 +41,9 @@ def ui(
 
 
 def report(
-    task: Annotated[str, typer.Option(help="The task.", autocompletion=task_ids)],
-    from_: Annotated[date | None, typer.Option("--from", parser=parse_day, metavar="DATE")] = None,
-    to: Day = None,
+    task: OneTask,
+    from_: From = None,
+    to: To = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file to write.")] = Path(
         "report.html"
     ),

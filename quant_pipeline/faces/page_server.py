@@ -59,4 +59,4 @@ def serve_page(home: Home, host: str, port: int, names: Sequence[str] = ()) -> N
     try:
         process.wait()
     except KeyboardInterrupt:
-        end(process)
+        end(process, signal.SIGTERM)  # by SIGINT, one that still imports would show where it was

@@ -1,6 +1,5 @@
 """`quant predictions`: stored scores, why one is what it is, and what they were worth."""
 
-from datetime import date
 from typing import Annotated
 
 import typer
@@ -8,15 +7,18 @@ import typer
 from quant_pipeline.errors import NoData
 from quant_pipeline.faces.options import (
     Csv,
-    Day,
+    From,
     Json,
+    OneSession,
+    Session,
     TaskId,
+    To,
     chosen,
     find_home,
     open_workspace,
 )
-from quant_pipeline.faces.output import advise, emit, parse_day, print_table, progress
-from quant_pipeline.faces.report import show_group
+from quant_pipeline.faces.output import advise, emit, print_table, progress
+from quant_pipeline.faces.report import flat, show_group
 
 predictions_app = typer.Typer(
     help="Stored scores (see `quant predictions --help`).", rich_markup_mode=None
@@ -26,16 +28,15 @@ COLUMNS = {
     "score_percentile": "percentile", "asof": "model as of", "model": "model",
     "origin": "origin",
 }  # fmt: skip
-From = Annotated[date | None, typer.Option("--from", parser=parse_day, metavar="DATE")]
 
 
 @predictions_app.callback(invoke_without_command=True)
 def predictions(
     context: typer.Context,
     task: TaskId = None,
-    ts: Day = None,
+    ts: Session = None,
     from_: From = None,
-    to: Day = None,
+    to: To = None,
     symbol: Annotated[str | None, typer.Option(help="Only this symbol.")] = None,
     top: Annotated[int | None, typer.Option(min=1, help="The K best of each session.")] = None,
     as_json: Json = False,
@@ -71,20 +72,21 @@ def predictions(
 @predictions_app.command()
 def explain(
     symbol: Annotated[str, typer.Option(help="The symbol.")],
-    ts: Annotated[date, typer.Option(parser=parse_day, metavar="DATE", help="The session.")],
+    ts: OneSession,
     task: TaskId = None,
     top: Annotated[int, typer.Option(min=1, help="The K features that added most.")] = 10,
     as_json: Json = False,
+    as_csv: Csv = False,
 ) -> None:
     """Tell what each feature added to a stored score (SHAP values).
 
     Example: quant predictions explain --symbol ALI --ts 2021-12-15 --task ret_5d
     """
     from quant_pipeline.chain.explain import explain_prediction
-    from quant_pipeline.market.validate import normalize_symbol
+    from quant_pipeline.faces.symbols import stored_symbol
 
     ws = open_workspace()
-    name = normalize_symbol(symbol) or symbol
+    name = stored_symbol(ws, symbol)
     found = [explain_prediction(ws, one, name, ts) for one in chosen(ws, task)]
 
     def show() -> None:
@@ -106,14 +108,16 @@ def explain(
             print_table(lines)
             typer.echo("")
 
-    emit(found, as_json, show)
+    keys = ("task", "symbol", "ts", "model", "score")
+    rows = [{k: one[k] for k in keys} | row for one in found for row in one["contributions"]]
+    emit(rows if as_csv else found, as_json, show, as_csv)
 
 
 @predictions_app.command()
 def report(
     task: TaskId = None,
     from_: From = None,
-    to: Day = None,
+    to: To = None,
     permuted: Annotated[
         bool, typer.Option("--permuted", help="Train on permuted labels, too (slow).")
     ] = False,
@@ -121,11 +125,13 @@ def report(
         str | None, typer.Option(help="Only this model's, served or in the shadow.")
     ] = None,
     as_json: Json = False,
+    as_csv: Csv = False,
 ) -> None:
     """Judge stored scores whose labels are known: IC, precision, portfolio, decay, turnover.
 
     Live scores and those of backfills are judged apart, and so are sessions whose outcomes may
-    have led the choice of settings.
+    have led the choice of settings. --csv: a group a row, its numbers by their path, like
+    metrics.rank_ic.
 
     Example: quant predictions report --task ret_5d
     """
@@ -148,4 +154,4 @@ def report(
         for group in found:
             show_group(group)
 
-    emit(found, as_json, show)
+    emit([flat(one) for one in found] if as_csv else found, as_json, show, as_csv)

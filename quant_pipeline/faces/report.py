@@ -1,11 +1,11 @@
 """What `quant predictions report` prints of one group of scores."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import typer
 
-from quant_pipeline.faces.output import count, print_table
+from quant_pipeline.faces.output import cell, count, print_table
 
 # Title, metric, the metric that chance reaches, or its value.
 SHOWN: tuple[tuple[str, str, str | float | None], ...] = (
@@ -27,6 +27,18 @@ SHOWN: tuple[tuple[str, str, str | float | None], ...] = (
     ("NDCG of the top k", "ndcg_at_k", "ndcg_at_k_base"),
     ("top minus bottom, gross", "top_minus_bottom", 0.0),
 )
+
+
+def flat(group: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """A group as one row: what is nested is named by its path; lists stay as they are.
+
+    >>> flat({"task": "up_5d", "metrics": {"ic": 0.1}})
+    {'task': 'up_5d', 'metrics.ic': 0.1}
+    """
+    row: dict[str, Any] = {}
+    for name, value in group.items():
+        row |= flat(value, f"{path}{name}.") if isinstance(value, Mapping) else {path + name: value}
+    return row
 
 
 def show_group(group: dict[str, Any]) -> None:
@@ -72,8 +84,38 @@ def show_group(group: dict[str, Any]) -> None:
         )  # fmt: skip
     for title, text in lines.items():
         typer.echo(f"{title}: {text}")
-    typer.echo("top-k portfolio: " + ", ".join(
-        f"{name} {_number(value)}" for name, value in portfolio.items()) + "\n")  # fmt: skip
+    _show_portfolio(portfolio)
+
+
+def _show_portfolio(portfolio: Mapping[str, Any]) -> None:
+    """What holding the top k would have made: each tranche is held for the horizon."""
+    typer.echo(
+        f"top-k portfolio, {_mean(portfolio['n_names'])} names a tranche, "
+        f"{cell(portfolio['n_tranches'], 'n_tranches')} tranches on "
+        f"{cell(portfolio['n_sessions'], 'n_sessions')} sessions"
+        + (", too few for these standard errors" if portfolio["is_short"] else "")
+    )
+    lines = {
+        "a tranche, gross": f"{_percent(portfolio['gross'])} ± {_percent(portfolio['gross_se'])}",
+        "net of costs": f"{_percent(portfolio['net'])} ± {_percent(portfolio['net_se'])}",
+        "Sharpe ratio, net, a year": _number(portfolio["net_sharpe"]),
+        "worst drawdown": _percent(portfolio["worst_drawdown"]),
+        "bought anew a tranche": _percent(portfolio["turnover"]),
+        "chosen though tied": _percent(portfolio["tied"]),
+        "names without a price": _mean(portfolio["n_unpriced"]),
+    }
+    for title, text in lines.items():
+        typer.echo(f"  {title:<26}{text}")
+    typer.echo("")
+
+
+def _mean(value: float | None) -> str:
+    """A mean number of things: 20, or 19.8."""
+    return "–" if value is None else f"{value:.1f}".removesuffix(".0")
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value * 100:.2f} %"
 
 
 def _row(group: dict[str, Any], title: str, name: str, base: str | float | None) -> dict[str, Any]:

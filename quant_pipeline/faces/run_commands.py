@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from quant_pipeline.faces.options import Json, open_workspace
+from quant_pipeline.faces.options import Csv, Json, open_workspace
 from quant_pipeline.faces.output import emit, print_table, progress, say
 
 run_app = typer.Typer(
@@ -28,15 +28,16 @@ def daily(as_json: Json = False) -> None:
     with progress() as tell:
         error = run_job(ws, "daily_score", tell)
     runs = ws.meta.daily_runs()
-    if runs and not as_json:
-        say(f"{runs[-1].state}: {runs[-1].words}.")
     if error is not None:
+        if runs and not as_json:
+            say(f"{runs[-1].state}: {runs[-1].words}.")
         raise error
-    emit(runs[-1].model_dump(), as_json, lambda: None)
+    words = f"{runs[-1].state}: {runs[-1].words}."
+    emit(runs[-1].model_dump(), as_json, lambda: typer.echo(words))
 
 
 @run_app.command()
-def retrain(as_json: Json = False) -> None:
+def retrain(as_json: Json = False, as_csv: Csv = False) -> None:
     """Train every task as of the end of the newest complete window.
 
     Example: quant run retrain
@@ -52,7 +53,7 @@ def retrain(as_json: Json = False) -> None:
     models = ws.meta.models()
     newest = max(m.asof for m in models)
     rows = [model_row(m) for m in models if m.asof == newest]
-    emit(rows, as_json, lambda: print_models(rows))
+    emit(rows, as_json, lambda: print_models(rows), as_csv)
 
 
 @run_app.command()
@@ -76,14 +77,14 @@ def housekeeping(
         done = describe_kept(keep_house(ws, instance, utc_now(), tell, dry_run=dry_run))
 
     def show() -> None:
-        say("To do:" if dry_run else "Done:")
+        typer.echo("To do:" if dry_run else "Done:")
         print_table([{"what": name.replace("_", " "), "": n} for name, n in done.items()])
 
     emit(done, as_json, show)
 
 
 @run_app.command()
-def proofs() -> None:
+def proofs(as_json: Json = False, as_csv: Csv = False) -> None:
     """Audit one as-of, and rebuild some scores from prices: those whose last proof is the oldest.
 
     Ends in an error if something does not hold; Dagster shows the results as asset checks.
@@ -91,10 +92,15 @@ def proofs() -> None:
     Example: quant run proofs
     """
     from quant_pipeline.defs.jobs import run_job
+    from quant_pipeline.stores.meta import CheckResult
 
     ws = open_workspace()
+    before = ws.meta.newest_id(CheckResult)
     with progress() as tell:
         error = run_job(ws, "proofs", tell)
     if error is not None:
         raise error
-    typer.echo("What was proved holds. See the checks of lgbm_model and predictions in `quant ui`.")
+    names = ("asset", "name", "partition_key", "task_id", "passed", "words")
+    rows = [{n: getattr(r, n) for n in names} for r in ws.meta.check_results(after=before)]
+    words = "What was proved holds. See the checks of lgbm_model and predictions in `quant ui`."
+    emit(rows, as_json, lambda: typer.echo(words), as_csv)

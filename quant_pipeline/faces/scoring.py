@@ -112,18 +112,20 @@ def show_backfill(done: Backfilled, dry_run: bool) -> None:
     verb = "To do" if dry_run else "Done"
     for asset, keys in done.data.items():
         if keys:
-            typer.echo(f"{verb}: {asset} of {len(keys)} partitions, {keys[0]} to {keys[-1]}")
+            typer.echo(f"{verb}: {asset} of {count(len(keys), 'partition')}, {_span(keys)}")
     if done.models:
-        typer.echo(f"{verb}: models of {len(done.models)} as-ofs, {_span(done.models)}")
+        typer.echo(f"{verb}: models of {count(len(done.models), 'as-of')}, {_span(done.models)}")
     if done.scores:
         typer.echo(
-            f"{verb}: scores and outcomes of {len(done.scores)} partitions, {_span(done.scores)}"
+            f"{verb}: scores and outcomes of {count(len(done.scores), 'partition')}, "
+            f"{_span(done.scores)}"
         )
     for title, reasons in (("No model", done.impossible), ("Refused", done.refused)):
         if reasons:
             newest = list(reasons)[-1]
             typer.echo(
-                f"{title} for {len(reasons)} as-ofs, {_span(list(reasons))}: {reasons[newest]}"
+                f"{title} for {count(len(reasons), 'as-of')}, {_span(list(reasons))}: "
+                f"{reasons[newest]}"
             )
     if done.estimate and (done.data or done.models or done.scores):
         plan = done.estimate

@@ -61,14 +61,14 @@ def serve(
             end(process)
         finally:
             if page is not None:
-                end(page)
+                end(page, signal.SIGTERM)
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
+def end(process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGINT) -> None:
     """End a server with all its processes: runs stop their steps, what lingers is killed."""
     deadline = time.monotonic() + GRACE_SECONDS
     with suppress(ProcessLookupError):  # the whole group is gone
-        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, how)
         while time.monotonic() < deadline:
             if process.poll() is not None:
                 os.killpg(process.pid, 0)

@@ -11,7 +11,7 @@ from quant_pipeline.chain.seal import judge_until, read_counts, waiting_message
 from quant_pipeline.chain.stale import Stored, read_stored, stale_data
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.errors import NoData
-from quant_pipeline.faces.output import print_table
+from quant_pipeline.faces.output import count, print_table
 
 
 def find_status(ws: Workspace) -> dict[str, Any]:
@@ -108,8 +108,8 @@ def show_status(found: dict[str, Any]) -> None:
         if found["models_that_knew_less"]:
             n = len(found["models_that_knew_less"])
             typer.echo(
-                f"Restated since: {n} models were trained before data they learned from were "
-                "restated; they stay. `quant prices restated --reach` lists what."
+                f"Restated since: {count(n, 'model')} learned from data that were restated later, "
+                "and stay as they are. `quant prices restated --reach` lists what."
             )
         print_table(
             found["tasks"],
@@ -130,7 +130,8 @@ def _show_prices(found: dict[str, Any]) -> None:
     typer.echo(
         f"Prices: {prices['bars']:,} bars of {prices['symbols']:,} symbols on "
         f"{prices['sessions']:,} sessions, {prices['first_session']} to "
-        f"{prices['last_session']}, from {prices['batches']:,} batches."
+        f"{prices['last_session']}, from "
+        f"{prices['batches']:,} batch{'es' * (prices['batches'] != 1)}."
     )
     if prices["rejected"]:
         by_reason = ", ".join(f"{reason} {n:,}" for reason, n in prices["rejected"].items())
@@ -147,11 +148,15 @@ def _show_prices(found: dict[str, Any]) -> None:
 def _show_windows(found: dict[str, Any]) -> None:
     windows = found["windows"]
     if windows["sealed"]:
-        typer.echo(f"Sealed: {windows['sealed']:,} windows, through {windows['sealed_through']}.")
+        typer.echo(
+            f"Sealed: {count(windows['sealed'], 'window')}, through {windows['sealed_through']}."
+        )
     ready = windows["complete_not_sealed"]
     if ready:
         span = ready[0] if len(ready) == 1 else f"{ready[0]} to {ready[-1]}"
-        typer.echo(f"Complete, to be sealed when they train: {len(ready):,} windows, {span}.")
+        typer.echo(
+            f"Complete, to be sealed when they train: {count(len(ready), 'window')}, {span}."
+        )
     if windows["open_because"]:
         typer.echo(windows["open_because"])
 
@@ -165,7 +170,7 @@ def _show_stale(stale: dict[str, dict[str, str]]) -> None:
             if keys:
                 span = keys[0] if len(keys) == 1 else f"{len(keys):,} of {keys[0]} to {keys[-1]}"
                 reasons = list(dict.fromkeys(why[key] for key in keys))
-                more = f" and {len(reasons) - 2} other reasons" if len(reasons) > 2 else ""
+                more = f" and {count(len(reasons) - 2, 'other reason')}" if len(reasons) > 2 else ""
                 because = "" if is_missing else f", because {'; '.join(reasons[:2])}{more}"
                 lines.setdefault((is_missing, f"{span}{because}"), []).append(asset)
     for (is_missing, text), assets in lines.items():

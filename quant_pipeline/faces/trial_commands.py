@@ -5,13 +5,21 @@ from typing import Annotated, Any
 
 import typer
 
-from quant_pipeline.faces.options import Json, TaskId, chosen, open_workspace
-from quant_pipeline.faces.output import cell, count, emit, parse_day, print_table, progress
+from quant_pipeline.faces.options import (
+    Csv,
+    Json,
+    OneTask,
+    TaskId,
+    chosen,
+    day_option,
+    open_workspace,
+)
+from quant_pipeline.faces.output import cell, count, emit, print_table, progress
 
 
 def tune(
-    task: Annotated[str, typer.Option(help="The task.")],
-    asof: Annotated[date, typer.Option(parser=parse_day, metavar="DATE")],
+    task: OneTask,
+    asof: Annotated[date, day_option("The newest complete window by then, like 2021-11-30.")],
     trials: Annotated[int, typer.Option(min=1, help="How many more settings to try.")] = 20,
     as_json: Json = False,
 ) -> None:
@@ -46,8 +54,10 @@ def tune(
     emit(vars(found), as_json, show)
 
 
-def trials(task: TaskId = None, as_json: Json = False) -> None:
+def trials(task: TaskId = None, as_json: Json = False, as_csv: Csv = False) -> None:
     """List every recipe that was ever judged, and what the best one is worth given how many.
+
+    --csv: the recipes alone.
 
     Example: quant trials --task ret_5d
     """
@@ -60,12 +70,20 @@ def trials(task: TaskId = None, as_json: Json = False) -> None:
         for one in found:
             _show(one)
 
-    emit(found, as_json, show)
+    rows = [{"task": one["task"], **row} for one in found for row in one["trials"]]
+    emit(rows if as_csv else found, as_json, show, as_csv)
+
+
+_TRIAL = {
+    "recipe": "recipe", "chosen_by": "chosen by", "chosen_asof": "chosen as of",
+    "first_asof": "first model as of", "sessions": "sessions",
+    "top_minus_bottom": "top minus bottom, gross", "sharpe": "Sharpe ratio",
+}  # fmt: skip
 
 
 def _show(found: dict[str, Any]) -> None:
     typer.echo(f"{found['task']}: {count(found['n_trials'], 'recipe')} tried")
-    print_table(found["trials"])
+    print_table(found["trials"], _TRIAL)
     if found.get("deflated_sharpe") is not None:
         typer.echo(
             f"Best on {count(found['n_sessions'], 'session')} that all compared were tested on: "
