@@ -3,8 +3,10 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -38,6 +40,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that mostly wait for servers come first: the other worker has work meanwhile."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say aloud what was skipped that a person should know of, not only by an `s` among dots."""
+    for line in loud_skips(terminalreporter.stats.get("skipped", [])):
+        terminalreporter.write_line(line, yellow=True)
+
+
+def loud_skips(reports: Iterable[Any]) -> list[str]:
+    """Reasons of skipped tests that begin in capitals, NO or NOT, with how many tests they hit."""
+    reasons = Counter(str(report.longrepr[2]).removeprefix("Skipped: ") for report in reports)
+    loud = {reason: n for reason, n in reasons.items() if reason.startswith(("NO ", "NOT "))}
+    return [f"{reason} ({n} skipped)" for reason, n in sorted(loud.items())]
 
 
 @pytest.fixture
