@@ -109,7 +109,7 @@ def test_a_missing_value_is_a_dash_and_never_0(finished: SmallHome) -> None:
     [
         (("KMID3",), r"No feature KMID3\. Did you mean KMID.*159 names are known.*features list"),
         (("kmid2",), r"Did you mean KMID2"),
-        (("KMID", "--symbol", "SO03"), r"No symbol SO03\. Did you mean S003.*`quant status`"),
+        (("KMID", "--symbol", "SO03"), r"No symbol SO03\. Did you mean S0.*`quant status`"),
         (("KMID", "--symbol", "S001", "--to", "2010-01-01"), r"No bar of S001 up to 2010-01-01"),
     ],
     ids=["unknown", "other case", "no symbol", "too early"],

@@ -68,8 +68,7 @@ def test_a_model_is_shown_in_lines_that_fit_and_whole_numbers_are_whole(
     at = head.index("rounds")
     rounds = [int(row[at : at + 6]) for row in rows]
     assert rounds == [fold["rounds"] for fold in model.fold_metrics]
-    pairs = dict(line.split(maxsplit=1) for line in out.splitlines() if line.startswith("  "))
-    assert pairs["model"] == model.model_id
+    assert f"  model           {model.model_id}\n" in out
     for word in ("learning_rate 0.1", "min_data_in_leaf 50", "kind classification"):
         assert word in " ".join(out.split())
 

@@ -24,6 +24,7 @@ from quant_pipeline.faces.options import (
     To,
     chosen,
     day_option,
+    model_ids,
     open_workspace,
 )
 from quant_pipeline.faces.output import (
@@ -285,7 +286,10 @@ def score(
     from_: From = None,
     to: To = None,
     task: TaskId = None,
-    model: Annotated[str | None, typer.Option(help="This model, kept apart as shadow.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="This model, kept apart as shadow.", autocompletion=model_ids),
+    ] = None,
     as_json: Json = False,
     as_csv: Csv = False,
 ) -> None:

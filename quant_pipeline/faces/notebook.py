@@ -193,7 +193,9 @@ def _day(value: Day) -> date | None:
     if value is None:
         return None
     try:
-        return date.fromisoformat(value) if isinstance(value, str) else pd.Timestamp(value).date()
+        if isinstance(value, str):
+            return date.fromisoformat(value)
+        return date.fromisoformat(pd.Timestamp(value).strftime("%Y-%m-%d"))
     except (TypeError, ValueError):
         raise SettingsError(f"{value!r} is no date. Write it like 2021-11-30.") from None
 

@@ -15,6 +15,7 @@ from quant_pipeline.faces.options import (
     To,
     chosen,
     find_home,
+    model_ids,
     open_workspace,
 )
 from quant_pipeline.faces.output import advise, emit, print_table, progress
@@ -122,7 +123,8 @@ def report(
         bool, typer.Option("--permuted", help="Train on permuted labels, too (slow).")
     ] = False,
     model: Annotated[
-        str | None, typer.Option(help="Only this model's, served or in the shadow.")
+        str | None,
+        typer.Option(help="Only this model's, served or in the shadow.", autocompletion=model_ids),
     ] = None,
     as_json: Json = False,
     as_csv: Csv = False,
