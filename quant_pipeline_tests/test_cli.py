@@ -20,6 +20,7 @@ import typer
 from typer.main import get_command
 
 from quant_pipeline.faces.cli import app, main
+from quant_pipeline.faces.output import parse_day, print_table
 from quant_pipeline.market.synthetic import make_market
 from quant_pipeline.stores.sources import LIMITS
 
@@ -261,7 +262,7 @@ def test_a_unique_beginning_of_an_id_is_enough(home: Path) -> None:
     assert {"parameters", "metrics", "fold_metrics", "features", "data_fingerprint"} <= set(found)
     for name in ("accuracy", "accuracy_base", "precision", "auc", "ic", "rank_ic", "rank_ic_se"):
         assert name in found["metrics"]
-    assert "folds:" in succeed(home, "models", "show", models[0]["model_id"]).out
+    assert "Folds, and RankIC" in succeed(home, "models", "show", models[0]["model_id"]).out
     assert "quant models list" in call(home, "models", "show", "zzz").err
 
 
@@ -336,6 +337,9 @@ def test_a_model_named_by_hand_scores_apart_and_only_after_its_asof(copy: Path) 
 def test_commands_that_only_read_import_no_dagster_nor_anything_slow(home: Path) -> None:
     script = (
         "import sys; from quant_pipeline.faces import cli\n"
+        "assert not {'pyarrow', 'numpy', 'pydantic'} & set(sys.modules), 'the help is slow'\n"
+        "cli.app(['predictions', '--task', 'up_5d', '--json'], standalone_mode=False)\n"
+        "assert not {'pandas', 'duckdb', 'sqlmodel'} & set(sys.modules), 'predictions are slow'\n"
         "for words in (['predictions'], ['models', 'list']):\n"
         "    cli.app(words, standalone_mode=False)\n"
         "loaded = {'dagster', 'numba', 'lightgbm'} & set(sys.modules)\n"
@@ -383,16 +387,12 @@ def test_the_demo_refuses_a_home_with_other_prices(home: Path) -> None:
 
 
 def test_dates_are_read_as_people_write_them() -> None:
-    from quant_pipeline.faces.output import parse_day
-
     assert parse_day("2021-12-15") == date(2021, 12, 15)
     with pytest.raises(typer.BadParameter):
         parse_day("15.12.2021")
 
 
 def test_missing_numbers_are_a_dash_never_zero(capsys: pytest.CaptureFixture[str]) -> None:
-    from quant_pipeline.faces.output import print_table
-
     print_table([{"a": 1, "b": None}, {"a": 22222, "b": float("nan")}, {"a": 3, "b": 0.5}])
     lines = capsys.readouterr().out.splitlines()
     assert lines == ["     a       b", "     1       –", "22,222       –", "     3  0.5000"]

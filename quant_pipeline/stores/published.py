@@ -3,17 +3,16 @@
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from quant_pipeline.errors import StoreError
 from quant_pipeline.stores.durable import write_durably
 
-CHECKED = ds.ParquetFileFormat(
-    default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
-)
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 
 def is_whole(file: Path) -> bool:
@@ -23,6 +22,16 @@ def is_whole(file: Path) -> bool:
     except (pa.ArrowException, OSError):
         return False
     return True
+
+
+def _read_all(
+    files: list[Path], schema: pa.Schema, where: "ds.Expression | None", columns: list[str] | None
+) -> pa.Table:
+    import pyarrow.dataset as ds  # which imports pandas: half of the time of `quant predictions`
+
+    options = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+    checked = ds.ParquetFileFormat(default_fragment_scan_options=options)
+    return ds.dataset(files, schema, format=checked).to_table(filter=where, columns=columns)
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,7 @@ class Published:
     def read(
         self,
         table: str,
-        where: ds.Expression | None = None,
+        where: "ds.Expression | None" = None,
         columns: list[str] | None = None,
         newest: int | None = None,
     ) -> pa.Table | None:
@@ -62,8 +71,10 @@ class Published:
         try:
             schemas = [pq.read_schema(file) for file in files]
             schema = pa.unify_schemas(schemas, promote_options="permissive")
-            data = ds.dataset(files, schema, format=CHECKED)
-            return data.to_table(filter=where, columns=columns)
+            if len(files) == 1 and where is None:
+                with pq.ParquetFile(files[0], page_checksum_verification=True) as file:
+                    return file.read(columns)
+            return _read_all(files, schema, where, columns)
         except (pa.ArrowException, OSError) as error:
             raise StoreError(
                 f"data/published/{table} is damaged ({str(error).splitlines()[0][:200]}). "
