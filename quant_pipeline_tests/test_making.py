@@ -266,7 +266,7 @@ def test_a_proof_of_scores_that_fails_names_the_symbol(copied):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("verify", "--ts", "2019-05-03", "--symbol", "X"), "X has no score of up_5d or ret_5d on"),
+        (("verify", "--ts", "2019-05-03", "--symbol", "X"), "No symbol X."),
         (("verify", "--ts", "2029-05-03"), "There is no score of up_5d or ret_5d on 2029-05-03"),
         (("verify", "--all", "--ts", "2019-05-03"), "--ts cannot stand beside --all"),
         (("verify", "--since", "2019-05-03"), "--since stands beside --all"),

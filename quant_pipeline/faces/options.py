@@ -45,7 +45,7 @@ def model_ids() -> list[tuple[str, str]]:
     if not Home.from_environment().settings_file.exists():
         return []
     try:
-        models = open_workspace().meta.models()
+        models = open_workspace().read_only().meta.models()
     except QuantError:
         return []
     return [(m.model_id[:12], f"{m.task_id} as of {m.asof}") for m in reversed(models)]

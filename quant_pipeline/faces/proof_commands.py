@@ -9,8 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from quant_pipeline.errors import NoData
-from quant_pipeline.faces.options import Day, Json, TaskId, chosen, open_workspace
+from quant_pipeline.faces.options import (
+    Csv,
+    Json,
+    Session,
+    TaskId,
+    chosen,
+    day_option,
+    model_ids,
+    open_workspace,
+)
 from quant_pipeline.faces.output import count, emit, print_table, progress, say
+from quant_pipeline.faces.symbols import stored_symbol
 
 if TYPE_CHECKING:
     from quant_pipeline.chain.difference import Difference
@@ -22,13 +32,16 @@ SIGNS = {"holds": "holds", "fails": "FAILS", "unproven": "unproven"}
 
 
 def audit(
-    asof: Day = None,
+    asof: Annotated[
+        date | None, day_option("The newest as-of on or before this date, or whose last session.")
+    ] = None,
     task: TaskId = None,
     samples: Annotated[
         int | None,
         typer.Option(min=1, help="So many as-ofs: the newest (default: 1), others spread before."),
     ] = None,
     as_json: Json = False,
+    as_csv: Csv = False,
 ) -> None:
     """Prove that no model and no score saw the future: all later data made up, all computed again.
 
@@ -51,7 +64,7 @@ def audit(
         say(f"As of {asofs[0]}.")
     with progress() as tell:
         proofs = run(ws, asofs, tasks, tell)
-    emit([as_row(p) for p in proofs], as_json, lambda: _show(proofs))
+    emit([as_row(p) for p in proofs], as_json, lambda: _show(proofs), as_csv)
     if any(p.failed for p in proofs):
         raise typer.Exit(1)
 
@@ -98,16 +111,20 @@ def _show(proofs: "Sequence[Proof]") -> None:
 
 def verify(
     model: Annotated[
-        str | None, typer.Argument(help="A model's id or a unique beginning of one.")
+        str | None,
+        typer.Argument(help="An id or a unique beginning of one.", autocompletion=model_ids),
     ] = None,
     symbol: Annotated[str | None, typer.Option(help="The score of one symbol.")] = None,
-    ts: Day = None,
+    ts: Session = None,
     task: TaskId = None,
     all_: Annotated[
         bool, typer.Option("--all", help="Every model and score since --since.")
     ] = False,
-    since: Day = None,
+    since: Annotated[
+        date | None, day_option("With --all: models as of this date or later, and scores.")
+    ] = None,
     as_json: Json = False,
+    as_csv: Csv = False,
 ) -> None:
     """Rebuild models and scores from the registry and the prices of their day, byte by byte.
 
@@ -130,7 +147,7 @@ def verify(
             found = verify_since(ws, since or ws.grid.start, tell)
         else:
             found = _verify(ws, model, symbol, ts, task, tell)
-    emit([vars(v) for v in found], as_json, lambda: _show_verified(found, all_))
+    emit([vars(v) for v in found], as_json, lambda: _show_verified(found, all_), as_csv)
     if any(v.outcome == "alarm" for v in found):
         raise typer.Exit(1)
 
@@ -146,7 +163,6 @@ def _verify(
     """A model by its id, or the scores of a session and the models that made them."""
     from quant_pipeline.chain.verify import models_that_scored, verify_model
     from quant_pipeline.chain.verify_scores import verify_scores
-    from quant_pipeline.market.validate import normalize_symbol
 
     if model_id is not None:
         tell("training it again", 0, 1)
@@ -154,7 +170,7 @@ def _verify(
     if ts is None:
         raise typer.BadParameter("Name a model, or a session by --ts, or give --all.")
     found = []
-    symbol = (normalize_symbol(symbol) or symbol) if symbol else None
+    symbol = stored_symbol(ws, symbol) if symbol else None
     models = models_that_scored(ws, chosen(ws, task_id), ts, symbol)
     for i, model in enumerate(models):
         tell(f"training {model.model_id[:12]} again, and scoring {ts}", i, len(models))
@@ -209,9 +225,13 @@ def _in_words(numbers: dict[str, Any]) -> str:
 
 
 def diff(
-    a: Annotated[str | None, typer.Argument(help="A model, the earlier one.")] = None,
-    b: Annotated[str | None, typer.Argument(help="Another model of its task.")] = None,
-    ts: Day = None,
+    a: Annotated[
+        str | None, typer.Argument(help="A model, the earlier one.", autocompletion=model_ids)
+    ] = None,
+    b: Annotated[
+        str | None, typer.Argument(help="Another model of its task.", autocompletion=model_ids)
+    ] = None,
+    ts: Session = None,
     task: TaskId = None,
     symbol: Annotated[str | None, typer.Option(help="Also this symbol's score.")] = None,
     as_json: Json = False,
@@ -236,6 +256,7 @@ def diff(
         "causes": found.rows(),
     }
     if symbol is not None:
+        symbol = stored_symbol(ws, symbol)
         if symbol not in found.after:
             raise NoData(_only_one_side(found, symbol))
         data["symbol"] = {
