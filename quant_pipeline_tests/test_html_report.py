@@ -70,3 +70,13 @@ def test_a_range_is_kept_to_and_an_empty_one_refused(finished, tmp_path):
     assert not (tmp_path / "none.html").exists()
     with pytest.raises(SettingsError, match="no folder"):
         write_report(ws, task, None, None, tmp_path / "nowhere" / "report.html")
+
+
+def test_the_portfolio_is_labelled_with_what_it_was_made_with(used, tmp_path):
+    used.change_settings("[train]", "[metrics]\ntop_k = 5\ncost_bps = 50\n\n[train]")
+    ws = used.workspace
+    write_report(ws, ws.settings.task("ret_5d"), None, None, tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert "Top 20 names, 5 tranches, gross and net of 10 bps" in text
+    assert "top_k = 20 (quant.toml now: 5)" in text
+    assert "`quant score` or `quant reconcile`" in text

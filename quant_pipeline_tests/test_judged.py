@@ -8,9 +8,18 @@ import pyarrow as pa
 import pytest
 
 from quant_pipeline.chain.judge import judge_predictions
-from quant_pipeline.chain.judged import judge_sessions
+from quant_pipeline.chain.judged import judge_sessions, publish_judged
+from quant_pipeline.chain.reconcile import reconcile
 from quant_pipeline.chain.shown import read_judged
-from quant_pipeline.chain.shown_stats import by_age, by_month, by_quantile, capital, mean_with_error
+from quant_pipeline.chain.shown_stats import (
+    by_age,
+    by_month,
+    by_quantile,
+    capital,
+    mean_with_error,
+    portfolio_title,
+    settings_warning,
+)
 
 ALL = date(2000, 1, 1), date(2100, 1, 1)
 
@@ -90,3 +99,55 @@ def test_months_are_means_of_their_sessions():
         {"year": 2020, "month": 1, "mean": pytest.approx(0.2), "n": 2},
         {"year": 2021, "month": 1, "mean": pytest.approx(-0.2), "n": 1},
     ]
+
+
+def made_with(ws) -> set[tuple[float, float]]:
+    rows = ws.published.read("judged").to_pandas()
+    return set(zip(rows["top_k"], rows["cost_bps"], strict=True))
+
+
+def test_other_metrics_are_told_and_the_next_publication_judges_everything_anew(used):
+    task = used.workspace.settings.task("ret_5d")
+    old = read_judged(used.workspace, task)
+    assert made_with(used.workspace) == {(20, 10.0)}
+    used.change_settings("[train]", "[metrics]\ntop_k = 5\ncost_bps = 50\n\n[train]")
+    ws = used.workspace
+    assert portfolio_title(old, 5) == "Top 20 names, 5 tranches, gross and net of 10 bps"
+    told = settings_warning(old, ws.settings.metrics)
+    assert "top_k = 20 (quant.toml now: 5)" in told
+    assert "cost_bps = 10 (quant.toml now: 50)" in told
+    publish_judged(ws, ["2016-08"])
+    assert made_with(ws) == {(5, 50.0)}
+    new = read_judged(ws, task)
+    assert settings_warning(new, ws.settings.metrics) == ""
+    assert portfolio_title(new, 5) == "Top 5 names, 5 tranches, gross and net of 50 bps"
+    mixed = pd.concat([old.iloc[:5], new.iloc[5:]], ignore_index=True)
+    assert (
+        portfolio_title(mixed, 5) == "Top 5 or 20 names, 5 tranches, gross and net of 10 or 50 bps"
+    )
+    assert "mixed" in settings_warning(mixed, ws.settings.metrics)
+    before = old.drop(columns=["top_k", "cost_bps", "quantile", "min_names"])
+    assert "unknown" in settings_warning(before, ws.settings.metrics)
+    for group in judge_predictions(ws, task):
+        assert new["net"].mean() == pytest.approx(group["portfolio"]["net"], abs=1e-12)
+
+
+def test_judged_files_of_other_metrics_are_found_by_reconcile(used):
+    used.change_settings("[train]", "[metrics]\ntop_k = 5\n\n[train]")
+    ws = used.workspace
+    told = [p.what for p in reconcile(ws, lambda *_: None, dry_run=False)]
+    assert told
+    assert all("published/judged/" in what for what in told)
+    assert made_with(ws) == {(5, 10.0)}
+    assert reconcile(ws, lambda *_: None, dry_run=True) == []
+
+
+def test_nothing_else_is_written_when_metrics_are_the_same(used):
+    ws = used.workspace
+    folder = ws.home.published / "judged"
+    (folder / "2016-07.parquet").write_bytes(b"damaged")
+    before = {p.name: p.stat().st_mtime_ns for p in folder.glob("*.parquet")}
+    publish_judged(ws, ["2016-08"])
+    after = {p.name: p.stat().st_mtime_ns for p in folder.glob("*.parquet")}
+    changed = {name for name in after if after[name] != before[name]}
+    assert changed == {"2016-07.parquet", "2016-08.parquet"}

@@ -5,14 +5,18 @@ The means of these columns over a group's sessions are what `judge_predictions` 
 
 from collections.abc import Sequence
 from datetime import date
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from quant_pipeline.chain.judge import N_QUANTILES, decay_lags, of_group, with_gaps
 from quant_pipeline.chain.panel import days
 from quant_pipeline.chain.workspace import Workspace
+from quant_pipeline.errors import NoData
 from quant_pipeline.ml.portfolio import top_k_portfolio
 from quant_pipeline.ml.ranking_metrics import (
     ic_of_age,
@@ -23,7 +27,7 @@ from quant_pipeline.ml.ranking_metrics import (
 from quant_pipeline.ml.session_metrics import session_metrics
 from quant_pipeline.ml.sessions import index_sessions, session_correlations
 from quant_pipeline.ml.targets import make_target
-from quant_pipeline.settings import Task
+from quant_pipeline.settings import MetricSettings, Task
 from quant_pipeline.stores.series import read_sessions
 
 
@@ -33,7 +37,8 @@ def judge_sessions(ws: Workspace, task: Task, start: date, end: date) -> pa.Tabl
     A group is what `judge_predictions` does not pool: task, origin, and whether the session came
     after the settings were chosen. Columns: n, ic, rank_ic, what `session_metrics` has, quantile_1
     (lowest) to quantile_5, turnover, rank_autocorrelation, rank_ic_age_{sessions}, and of the
-    tranche formed on the session gross, net, tranche_turnover, n_names. NaN where undefined.
+    tranche formed on the session gross, net, tranche_turnover, n_names. NaN where undefined. What
+    they were judged with stands beside them, as [metrics] names it: top_k, cost_bps and others.
     """
     sessions = _sessions(ws)
     known = sessions[task.label_span :]
@@ -46,7 +51,7 @@ def judge_sessions(ws: Workspace, task: Task, start: date, end: date) -> pa.Tabl
     asof = np.array([chosen[m] for m in rows["model_id"].to_pylist()], "datetime64[D]")
     is_after, origin = days(rows["ts"]) > asof, rows["origin"].to_numpy()
     is_wanted = days(rows["ts"]) >= sessions[first]
-    found = []
+    made_with, found = ws.settings.metrics.model_dump(), []
     for name in ("live", "backfill"):
         for after in (True, False):
             is_mine = (origin == name) & (is_after == after)
@@ -61,9 +66,9 @@ def judge_sessions(ws: Workspace, task: Task, start: date, end: date) -> pa.Tabl
                     "ts": pa.array(sessions[at][kept], pa.date32()),
                     "known_at": pa.array(known[at[kept]], pa.date32()),
                 }
-                found.append(
-                    pa.table(names | {c: pa.array(values[kept]) for c, values in part.items()})
-                )
+                columns = {c: pa.array(values[kept]) for c, values in part.items()}
+                columns |= {c: pa.array([v] * int(kept.sum())) for c, v in made_with.items()}
+                found.append(pa.table(names | columns))
     return pa.concat_tables(found) if found else pa.table({})
 
 
@@ -119,31 +124,77 @@ def publish_judged(ws: Workspace, keys: Sequence[str]) -> None:
     """Put judged sessions, and each score's return, where readers find them.
 
     By the partition in which the labels became known, as outcomes are; `keys` are consecutive.
+    Partitions that were judged with other [metrics] than today's are judged anew: readers add up
+    sessions, and label them with what they were made with.
     """
     if not keys:
         return
-    start, end = ws.grid.window(keys[0])[0], ws.grid.window(keys[-1])[1]
-    returns = ws.series.query(
+    returns = _returns(ws, keys)
+    for key, mine in _by_partition(ws, keys, returns).items():
+        ws.published.write("returns", key, mine)
+    wanted = {*_judged_otherwise(ws), *(keys if len(returns) else ())}
+    if not wanted:
+        return
+    ordered = sorted(wanted, key=ws.grid.asof)
+    start, end = ws.grid.window(ordered[0])[0], ws.grid.window(ordered[-1])[1]
+    judged = [judge_sessions(ws, task, start, end) for task in ws.settings.tasks]
+    if any(map(len, judged)):
+        order = [(c, "ascending") for c in ("ts", "task_id", "origin", "settings_known_before")]
+        everything = pa.concat_tables([t for t in judged if len(t)], promote_options="default")
+        for key, mine in _by_partition(ws, ordered, everything.sort_by(order)).items():
+            ws.published.write("judged", key, mine)
+
+
+def _returns(ws: Workspace, keys: Sequence[str]) -> pa.Table:
+    return ws.series.query(
         "SELECT p.symbol, p.ts, p.task_id, l.fwd_return, l.known_at FROM predictions p "
         "JOIN labels l USING (symbol, ts, task_id) "
         "WHERE l.reason IS NULL AND l.known_at >= ? AND l.known_at < ? "
         "ORDER BY p.symbol, p.ts, p.task_id",
-        [start, end],
+        [ws.grid.window(keys[0])[0], ws.grid.window(keys[-1])[1]],
     )
-    found = [judge_sessions(ws, task, start, end) for task in ws.settings.tasks]
-    judged = [t for t in found if len(t)]
-    if not judged or not len(returns):
-        return
-    order = [(name, "ascending") for name in ("ts", "task_id", "origin", "settings_known_before")]
-    everything = pa.concat_tables(judged, promote_options="default").sort_by(order)
+
+
+def _judged_otherwise(ws: Workspace) -> list[str]:
+    """Published partitions that were judged with other [metrics] than today's."""
+    files = (ws.home.published / "judged").glob("[!.]*.parquet")
+    stems = [f.stem for f in files if not is_judged_with(f, ws.settings.metrics)]
+    return [stem for stem in stems if _is_partition(ws, stem)]
+
+
+def _is_partition(ws: Workspace, name: str) -> bool:
+    try:
+        ws.grid.window(name)
+    except NoData:
+        return False
+    return True
+
+
+def is_judged_with(file: Path, spec: MetricSettings) -> bool:
+    """Whether a published file of judged sessions says that it was made with these settings."""
+    wanted: dict[str, Any] = spec.model_dump()
+    try:
+        found = pq.read_metadata(file)
+    except (pa.ArrowException, OSError):
+        return False
+    for i in range(found.num_row_groups):
+        group = found.row_group(i)
+        columns = [group.column(j) for j in range(group.num_columns)]
+        told = {c.path_in_schema: c.statistics for c in columns if c.path_in_schema in wanted}
+        if any(
+            told.get(name) is None or not told[name].min == told[name].max == value
+            for name, value in wanted.items()
+        ):
+            return False
+    return True
+
+
+def _by_partition(ws: Workspace, keys: Sequence[str], rows: pa.Table) -> dict[str, pa.Table]:
+    """The rows that became known in each partition that has some."""
+    found = {}
     for key in keys:
-        for name, rows in (("returns", returns), ("judged", everything)):
-            mine = _known_in(rows, *ws.grid.window(key))
-            if len(mine):
-                ws.published.write(name, key, mine)
-
-
-def _known_in(rows: pa.Table, start: date, end: date) -> pa.Table:
-    return rows.filter(
-        pc.and_(pc.greater_equal(rows["known_at"], start), pc.less(rows["known_at"], end))
-    )
+        start, end = ws.grid.window(key)
+        is_mine = pc.and_(pc.greater_equal(rows["known_at"], start), pc.less(rows["known_at"], end))
+        if len(mine := rows.filter(is_mine)):
+            found[key] = mine
+    return found

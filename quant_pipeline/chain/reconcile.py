@@ -16,6 +16,7 @@ from pathlib import Path
 
 from quant_pipeline.chain.blocks import in_blocks
 from quant_pipeline.chain.frame import fingerprint_partitions, read_rows
+from quant_pipeline.chain.judged import is_judged_with
 from quant_pipeline.chain.outcomes import publish_outcomes
 from quant_pipeline.chain.predict import publish_predictions
 from quant_pipeline.chain.prices import publish_prices
@@ -236,7 +237,7 @@ def _published(ws: Workspace) -> Iterator[Problem]:
     stored = {p.relative_to(there) for p in there.rglob("[!.]*.parquet")}
     wrong = [
         name for name in sorted(stored | wanted.keys())
-        if name not in stored or not _is_current(wanted.get(name), there / name)
+        if name not in stored or not _is_current(ws, wanted.get(name), there / name)
     ]  # fmt: skip
     for name in wrong:
 
@@ -255,9 +256,10 @@ def _published(ws: Workspace) -> Iterator[Problem]:
 OF_THEN = ("judged", "returns", "newest_features")
 
 
-def _is_current(wanted: bytes | None, file: Path) -> bool:
+def _is_current(ws: Workspace, wanted: bytes | None, file: Path) -> bool:
     if wanted is not None and file.parent.name in OF_THEN:
-        return is_whole(file)
+        is_ours = file.parent.name != "judged" or is_judged_with(file, ws.settings.metrics)
+        return is_ours and is_whole(file)
     return wanted == file.read_bytes()
 
 

@@ -9,9 +9,44 @@ import pandas as pd
 
 from quant_pipeline.ml.portfolio import capital_of
 from quant_pipeline.ml.sessions import mean_of_defined, newey_west_se
+from quant_pipeline.settings import MetricSettings
 
 AGE = "rank_ic_age_"
 QUANTILE = "quantile_"
+
+
+def made_with(judged: pd.DataFrame, name: str) -> list[float]:
+    """The values of a setting of [metrics] that sessions were judged with; none if unrecorded."""
+    return sorted(judged[name].dropna().unique()) if name in judged else []
+
+
+def settings_in_words(judged: pd.DataFrame, name: str, unknown: str) -> str:
+    """A setting that sessions were judged with, for labels: "20", or "5 or 20" if they differ."""
+    return " or ".join(f"{value:g}" for value in made_with(judged, name)) or unknown
+
+
+def portfolio_title(judged: pd.DataFrame, horizon: int) -> str:
+    """What the top-k portfolio of judged sessions was made with."""
+    k, cost = settings_in_words(judged, "top_k", "k"), settings_in_words(judged, "cost_bps", "?")
+    return f"Top {k} names, {horizon} tranches, gross and net of {cost} bps"
+
+
+def settings_warning(judged: pd.DataFrame, spec: MetricSettings) -> str:
+    """What differs between [metrics] of today and that of the sessions, and what to do; or ""."""
+    today, cure = spec.model_dump(), "`quant score` or `quant reconcile` judges them all anew."
+    if any(name not in judged or judged[name].isna().any() for name in today):
+        return f"Of some sessions it is unknown with which [metrics] they were judged: {cure}"
+    names = [n for n, value in today.items() if made_with(judged, n) != [value]]
+    if not names:
+        return ""
+    told = ", ".join(
+        f"{n} = {settings_in_words(judged, n, '?')} (quant.toml now: {today[n]:g})" for n in names
+    )
+    is_mixed = any(len(made_with(judged, n)) > 1 for n in names)
+    what = "Sessions judged with different [metrics] are mixed here" if is_mixed else (
+        "These sessions were judged with other [metrics] than quant.toml has now"
+    )  # fmt: skip
+    return f"{what}: {told}. {cure}"
 
 
 def mean_with_error(values: "pd.Series[float]", horizon: int) -> dict[str, Any]:

@@ -10,7 +10,15 @@ import pandas as pd
 import vl_convert
 
 from quant_pipeline.chain import shown
-from quant_pipeline.chain.shown_stats import by_age, by_month, by_quantile, capital, mean_with_error
+from quant_pipeline.chain.shown_stats import (
+    by_age,
+    by_month,
+    by_quantile,
+    capital,
+    mean_with_error,
+    portfolio_title,
+    settings_warning,
+)
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.errors import NoData, SettingsError
 from quant_pipeline.faces import charts
@@ -99,7 +107,7 @@ def make_report(
 def _group(
     ws: Workspace, task: Task, judged: pd.DataFrame, sessions: Sequence[date], words: str
 ) -> str:
-    spec, returns = ws.settings.metrics, f"{task.horizon}-session return"
+    returns = f"{task.horizon}-session return"
     found = capital(judged, sessions, task.horizon)
     drawn = [
         charts.by_session(judged, "rank_ic", "RankIC", "RankIC by session, and mean of 63"),
@@ -108,21 +116,23 @@ def _group(
         charts.with_errors(by_quantile(judged, task.horizon), "quantile",
                            "fifth of the score, 5 is the highest", returns,
                            f"{returns} by fifth of the score, gross", percent=True),
-        charts.capital_lines(found, f"Top {spec.top_k} names, {task.horizon} tranches, gross and "
-                                    f"net of {spec.cost_bps:g} bps"),
+        charts.capital_lines(found, portfolio_title(judged, task.horizon)),
         charts.drawdown(found, "Drawdown of the top-k portfolio, net of costs"),
         charts.with_errors(by_age(judged, task.horizon), "age", "age of the score in sessions",
                            "RankIC", "Decay: RankIC by age of the score"),
         charts.by_session(judged, "turnover", "share", "Turnover of the top fifth, a session"),
     ]  # fmt: skip
     n_inside = int((~judged["settings_known_before"].astype(bool)).sum())
+    differs = settings_warning(judged, ws.settings.metrics)
+    if differs:
+        differs = f'<p class="warn">{html.escape(differs)}</p>'
     warning = (
         f'<p class="warn">{n_inside} of {len(judged)} sessions, shaded, may have led the choice of '
         "the settings: they are in sample for those.</p>"
     )
     figures = "".join(_figure(chart) for chart in drawn)
     return (
-        f"<h2>{words}</h2>{warning if n_inside else ''}{_table(judged, task.horizon)}"
+        f"<h2>{words}</h2>{differs}{warning if n_inside else ''}{_table(judged, task.horizon)}"
         f'<div class="grid">{figures}</div>'
     )
 

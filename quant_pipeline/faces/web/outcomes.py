@@ -13,6 +13,9 @@ from quant_pipeline.chain.shown_stats import (
     by_quantile,
     capital,
     mean_with_error,
+    portfolio_title,
+    settings_in_words,
+    settings_warning,
 )
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.faces import charts
@@ -65,12 +68,15 @@ def _summary(task: Task, judged: pd.DataFrame) -> None:
                     help="Mean over sessions ± Newey-West standard error.")  # fmt: skip
     cells[1].metric("Sessions", f"{rank_ic['n']:,}")
     cells[2].metric(
-        f"Top {workspace().settings.metrics.top_k}, {task.horizon} sessions, net",
+        f"Top {settings_in_words(judged, 'top_k', 'k')}, {task.horizon} sessions, net",
         f"{number(net['mean'], '+.2%')} ± {number(net['se'], '.2%')}",
         help="Mean return of a tranche of the top-k portfolio, net of costs.",
     )
     cells[3].metric("Turnover of the top fifth", number(turnover["mean"], ".0%"),
                     help="Share of names that were not in it a session before.")  # fmt: skip
+    differs = settings_warning(judged, workspace().settings.metrics)
+    if differs:
+        st.warning(differs, icon=":material/warning:")
     n_inside = int((~judged["settings_known_before"].astype(bool)).sum())
     if n_inside:
         st.warning(
@@ -105,10 +111,7 @@ def _portfolio(task: Task, judged: pd.DataFrame) -> None:
     with right:
         sessions = remembered(_sessions)
         found = capital(judged, sessions, task.horizon)
-        spec = workspace().settings.metrics
-        costs = f"gross and net of {spec.cost_bps:g} bps"
-        title = f"Top {spec.top_k} names, {task.horizon} tranches, {costs}"
-        show(charts.capital_lines(found, title))
+        show(charts.capital_lines(found, portfolio_title(judged, task.horizon)))
         show(charts.drawdown(found, "Drawdown of the top-k portfolio, net of costs"))
         show(charts.by_session(
             judged.assign(spread=_spread(judged)), "spread", "return",
