@@ -4,8 +4,10 @@ import re
 from datetime import date
 from html.parser import HTMLParser
 
+import pandas as pd
 import pytest
 
+from quant_pipeline.chain import shown
 from quant_pipeline.chain.judge import judge_predictions
 from quant_pipeline.errors import NoData, SettingsError
 from quant_pipeline.faces.html_report import write_report
@@ -80,3 +82,31 @@ def test_the_portfolio_is_labelled_with_what_it_was_made_with(used, tmp_path):
     assert "Top 20 names, 5 tranches, gross and net of 10 bps" in text
     assert "top_k = 20 (quant.toml now: 5)" in text
     assert "`quant score` or `quant reconcile`" in text
+
+
+def relabel(home, n_inside: int) -> None:
+    """Say that the settings were chosen after so many judged sessions."""
+    for file in sorted((home.root / "data" / "published" / "judged").glob("*.parquet")):
+        rows = pd.read_parquet(file)
+        days = sorted(shown.read_judged(home.workspace, ret_5d(home))["ts"].unique())
+        after = pd.to_datetime(rows["ts"]) >= [*days, pd.Timestamp.max][n_inside]
+        rows.assign(settings_known_before=after).to_parquet(file, index=False)
+
+
+def ret_5d(home):
+    return home.workspace.settings.task("ret_5d")
+
+
+def test_sessions_in_sample_for_the_settings_are_left_out_or_named(used, tmp_path):
+    judged = shown.read_judged(used.workspace, ret_5d(used))
+    n = len(judged)
+    relabel(used, 30)
+    write_report(used.workspace, ret_5d(used), None, None, tmp_path / "some.html")
+    text = (tmp_path / "some.html").read_text()
+    assert f"30 of {n} sessions are left out" in text
+    assert f"<td>RankIC</td><td>{judged['rank_ic'].iloc[30:].mean():+.4f}</td>" in text
+    assert "Too few sessions for these standard errors" in text
+    relabel(used, n)
+    write_report(used.workspace, ret_5d(used), None, None, tmp_path / "none.html")
+    text = (tmp_path / "none.html").read_text()
+    assert f"{n} of {n} sessions, shaded below, may have led" in text

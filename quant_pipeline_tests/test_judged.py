@@ -5,18 +5,22 @@ from datetime import date
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pytest
 
 from quant_pipeline.chain.judge import judge_predictions
 from quant_pipeline.chain.judged import judge_sessions, publish_judged
 from quant_pipeline.chain.reconcile import reconcile
-from quant_pipeline.chain.shown import read_judged
+from quant_pipeline.chain.shown import read_judged, recent_rank_ic
 from quant_pipeline.chain.shown_stats import (
     by_age,
     by_month,
     by_quantile,
     capital,
+    in_sample,
     mean_with_error,
+    out_of_sample,
     portfolio_title,
     settings_warning,
 )
@@ -90,6 +94,29 @@ def test_cut_anywhere_the_sessions_are_the_same(finished, task):
             pasted.sort_values(["ts", "origin"], ignore_index=True),
             whole.to_pandas().sort_values(["ts", "origin"], ignore_index=True),
         )
+
+
+def test_sessions_in_sample_for_the_settings_are_left_out_where_there_are_others(used):
+    ws, task = used.workspace, used.workspace.settings.task("ret_5d")
+    judged = read_judged(ws, task)
+    assert in_sample(judged.assign(settings_known_before=True)) == ""
+    mixed = judged.assign(settings_known_before=np.arange(len(judged)) >= 30)
+    assert out_of_sample(mixed)["ts"].to_list() == judged["ts"].to_list()[30:]
+    assert in_sample(mixed).startswith(f"30 of {len(judged)} sessions")
+    none = judged.assign(settings_known_before=False)
+    assert len(out_of_sample(none)) == len(judged)
+    for name in {"2016-06", "2016-07", "2016-08"}:
+        rows = ws.published.read("judged", ds.field("ts").is_valid())
+        months = pc.strftime(rows["known_at"], "%Y-%m")
+        mine = rows.filter(pc.equal(months, name))
+        at = mine.column_names.index("settings_known_before")
+        after = pa.array([name == "2016-08"] * len(mine))
+        ws.published.write("judged", name, mine.set_column(at, "settings_known_before", after))
+    (told,) = recent_rank_ic(ws, task)
+    last = judged[judged["known_at"] >= "2016-08-01"]
+    assert told["n"] == len(last) < len(judged)
+    assert told["mean"] == pytest.approx(last["rank_ic"].mean())
+    assert (told["is_in_sample"], told["is_short"]) == (False, True)
 
 
 def test_months_are_means_of_their_sessions():

@@ -3,9 +3,11 @@
 import importlib
 import os
 
+import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from quant_pipeline.chain import shown
 from quant_pipeline.faces.web import shared
 from quant_pipeline.stores.locks import held
 from quant_pipeline_tests.homes import SmallHome
@@ -129,6 +131,28 @@ def test_outcomes_can_be_cut_to_a_period(finished, monkeypatch):
     found.date_input[0].set_value((first, first.replace(day=28))).run()
     assert not found.exception
     assert 0 < n_sessions() < whole
+
+
+def test_sessions_in_sample_for_the_settings_count_only_if_asked_for(used, monkeypatch):
+    task = used.workspace.settings.task("up_5d")
+    judged = shown.read_judged(used.workspace, task)
+    for file in sorted((used.root / "data" / "published" / "judged").glob("*.parquet")):
+        rows = pd.read_parquet(file)
+        after = pd.to_datetime(rows["ts"]) >= judged["ts"][30]
+        rows.assign(settings_known_before=after).to_parquet(file, index=False)
+    found = run("outcomes", used, monkeypatch)
+    values = {m.label: m.value for m in found.metric}
+    assert values["Sessions"] == str(len(judged) - 30)
+    assert values["RankIC"].startswith(f"{judged['rank_ic'].iloc[30:].mean():+.3f}")
+    assert "Too few sessions for these standard errors" in words(found)
+    assert not found.warning
+    found.segmented_control[1].set_value("all").run()
+    assert {m.label: m.value for m in found.metric}["Sessions"] == str(len(judged))
+    assert f"30 of {len(judged)} sessions, shaded below" in found.warning[0].value
+    for file in sorted((used.root / "data" / "published" / "judged").glob("*.parquet")):
+        pd.read_parquet(file).assign(settings_known_before=False).to_parquet(file, index=False)
+    assert f"{len(judged)} of" in run("outcomes", used, monkeypatch).warning[0].value
+    assert "in sample for the settings" in words(run("overview", used, monkeypatch))
 
 
 def test_nothing_is_written_by_looking(used, monkeypatch):

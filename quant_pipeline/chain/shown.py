@@ -18,11 +18,11 @@ import pyarrow.dataset as ds
 from quant_pipeline.chain.explain import explain_features
 from quant_pipeline.chain.lateness import find_late
 from quant_pipeline.chain.panel import days
+from quant_pipeline.chain.shown_stats import is_after, mean_with_error, out_of_sample
 from quant_pipeline.chain.stale import Changes, Stored, stale_data
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.errors import NoData
 from quant_pipeline.market.closing import Session
-from quant_pipeline.ml.sessions import mean_of_defined, newey_west_se
 from quant_pipeline.settings import Task
 from quant_pipeline.stores.meta import CheckResult, Model
 
@@ -195,17 +195,18 @@ def read_judged(ws: Workspace, task: Task) -> pd.DataFrame:
 
 
 def recent_rank_ic(ws: Workspace, task: Task) -> list[dict[str, Any]]:
-    """Mean RankIC of the 12 months before the newest judged session, by origin; ± Newey-West."""
+    """Mean RankIC of the 12 months before the newest judged session, by origin; ± Newey-West.
+
+    Of sessions after the settings were chosen; where there is none ``is_in_sample`` is true.
+    """
     judged = read_judged(ws, task)
     recent = judged[judged["ts"] > judged["ts"].max() - YEAR]
-    return [
-        {
-            "origin": origin, "n_sessions": int(rows["rank_ic"].notna().sum()),
-            "rank_ic": mean_of_defined(rows["rank_ic"].to_numpy()),
-            "rank_ic_se": newey_west_se(rows["rank_ic"].to_numpy(), 2 * task.horizon),
-        }
-        for origin, rows in recent.groupby("origin", sort=False)
-    ]  # fmt: skip
+    found = []
+    for origin, rows in recent.groupby("origin", sort=False):
+        chosen = out_of_sample(rows)
+        told = mean_with_error(chosen["rank_ic"], task.horizon)
+        found.append({"origin": origin, "is_in_sample": not is_after(chosen).any()} | told)
+    return found
 
 
 def read_symbol(ws: Workspace, task: Task, symbol: str) -> pd.DataFrame:

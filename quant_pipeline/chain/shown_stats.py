@@ -15,6 +15,28 @@ AGE = "rank_ic_age_"
 QUANTILE = "quantile_"
 
 
+def is_after(judged: pd.DataFrame) -> "pd.Series[bool]":
+    """Whether the settings were chosen before the session: they cannot have been led by it."""
+    return judged["settings_known_before"].astype(bool)
+
+
+def out_of_sample(judged: pd.DataFrame) -> pd.DataFrame:
+    """The sessions after the settings were chosen; all of them, if there is none."""
+    after = judged[is_after(judged)]
+    return after.reset_index(drop=True) if len(after) else judged
+
+
+def in_sample(judged: pd.DataFrame) -> str:
+    """What a reader must know if sessions may have led the choice of the settings, else ""."""
+    n_inside = int((~is_after(judged)).sum())
+    if not n_inside:
+        return ""
+    return (
+        f"{n_inside} of {len(judged)} sessions, shaded below, may have led the choice of the "
+        "settings: they are in sample for those."
+    )
+
+
 def made_with(judged: pd.DataFrame, name: str) -> list[float]:
     """The values of a setting of [metrics] that sessions were judged with; none if unrecorded."""
     return sorted(judged[name].dropna().unique()) if name in judged else []
@@ -50,12 +72,17 @@ def settings_warning(judged: pd.DataFrame, spec: MetricSettings) -> str:
 
 
 def mean_with_error(values: "pd.Series[float]", horizon: int) -> dict[str, Any]:
-    """``mean``, ``se`` (Newey-West, 2 * horizon lags) and ``n`` of a series by session."""
+    """``mean``, ``se`` (Newey-West, 2 * horizon lags) and ``n`` of a series by session.
+
+    ``is_short``: under ten horizons of sessions, too few for the error to be trusted.
+    """
     array = values.to_numpy(np.float64)
+    n = int(np.isfinite(array).sum())
     return {
         "mean": mean_of_defined(array),
         "se": newey_west_se(array, 2 * horizon),
-        "n": int(np.isfinite(array).sum()),
+        "n": n,
+        "is_short": n < 10 * horizon,
     }
 
 

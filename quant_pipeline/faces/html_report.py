@@ -15,7 +15,9 @@ from quant_pipeline.chain.shown_stats import (
     by_month,
     by_quantile,
     capital,
+    in_sample,
     mean_with_error,
+    out_of_sample,
     portfolio_title,
     settings_warning,
 )
@@ -105,8 +107,11 @@ def make_report(
 
 
 def _group(
-    ws: Workspace, task: Task, judged: pd.DataFrame, sessions: Sequence[date], words: str
+    ws: Workspace, task: Task, every: pd.DataFrame, sessions: Sequence[date], words: str
 ) -> str:
+    """Of sessions after the settings were chosen, if there are any."""
+    judged = out_of_sample(every)
+    notes = _notes(ws, task, every, judged)
     returns = f"{task.horizon}-session return"
     found = capital(judged, sessions, task.horizon)
     drawn = [
@@ -122,19 +127,21 @@ def _group(
                            "RankIC", "Decay: RankIC by age of the score"),
         charts.by_session(judged, "turnover", "share", "Turnover of the top fifth, a session"),
     ]  # fmt: skip
-    n_inside = int((~judged["settings_known_before"].astype(bool)).sum())
-    differs = settings_warning(judged, ws.settings.metrics)
-    if differs:
-        differs = f'<p class="warn">{html.escape(differs)}</p>'
-    warning = (
-        f'<p class="warn">{n_inside} of {len(judged)} sessions, shaded, may have led the choice of '
-        "the settings: they are in sample for those.</p>"
-    )
     figures = "".join(_figure(chart) for chart in drawn)
-    return (
-        f"<h2>{words}</h2>{differs}{warning if n_inside else ''}{_table(judged, task.horizon)}"
-        f'<div class="grid">{figures}</div>'
-    )
+    return f'<h2>{words}</h2>{notes}{_table(judged, task.horizon)}<div class="grid">{figures}</div>'
+
+
+def _notes(ws: Workspace, task: Task, every: pd.DataFrame, judged: pd.DataFrame) -> str:
+    """What a reader must know of the sessions that are told of."""
+    n_left_out = len(every) - len(judged)
+    told = [
+        f"{n_left_out} of {len(every)} sessions are left out: they may have led the choice of the "
+        "settings. The page has them, too (Outcomes, All)." if n_left_out else "",
+        in_sample(judged), settings_warning(judged, ws.settings.metrics),
+        "Too few sessions for these standard errors: under ten horizons."
+        if mean_with_error(judged["rank_ic"], task.horizon)["is_short"] else "",
+    ]  # fmt: skip
+    return "".join(f'<p class="warn">{html.escape(words)}</p>' for words in told if words)
 
 
 def _table(judged: pd.DataFrame, horizon: int) -> str:

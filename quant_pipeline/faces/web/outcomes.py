@@ -12,6 +12,8 @@ from quant_pipeline.chain.shown_stats import (
     by_month,
     by_quantile,
     capital,
+    in_sample,
+    is_after,
     mean_with_error,
     portfolio_title,
     settings_in_words,
@@ -21,6 +23,7 @@ from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.faces import charts
 from quant_pipeline.faces.web.shared import (
     ORIGINS,
+    TOO_FEW,
     begin,
     choose_period,
     choose_task,
@@ -33,6 +36,8 @@ from quant_pipeline.faces.web.shared import (
     workspace,
 )
 from quant_pipeline.settings import Task
+
+WHICH = {"after": "After the settings were chosen", "all": "All"}
 
 
 def page() -> None:
@@ -47,7 +52,7 @@ def page() -> None:
             "Origin", origins, default=origins[0], format_func=ORIGINS.__getitem__,
             help="Live scores were made on their day, those of a backfill later.",
         ) or origins[0]  # fmt: skip
-        mine = everything[everything["origin"] == origin]
+        mine = _choose_sample(everything[everything["origin"] == origin])
         first, last = choose_period(mine["ts"].min().date(), mine["ts"].max().date(), filters[2])
         between = (mine["ts"] >= pd.Timestamp(first)) & (mine["ts"] <= pd.Timestamp(last))
         chosen = mine[between].reset_index(drop=True)
@@ -59,6 +64,19 @@ def page() -> None:
         _portfolio(task, chosen)
 
 
+def _choose_sample(judged: pd.DataFrame) -> pd.DataFrame:
+    """Sessions after the settings were chosen, or all; no choice where there is one kind."""
+    after = is_after(judged)
+    if after.all() or not after.any():
+        return judged
+    which = st.segmented_control(
+        "Sessions for the settings", list(WHICH), default="after", format_func=WHICH.__getitem__,
+        help=f"{(~after).sum()} of {len(judged)} sessions may have led the choice of the "
+        "settings: they are in sample for those, and left out unless all are asked for.",
+    ) or "after"  # fmt: skip
+    return judged if which == "all" else judged[after]
+
+
 def _summary(task: Task, judged: pd.DataFrame) -> None:
     rank_ic = mean_with_error(judged["rank_ic"], task.horizon)
     net = mean_with_error(judged["net"], task.horizon)
@@ -66,7 +84,10 @@ def _summary(task: Task, judged: pd.DataFrame) -> None:
     cells = st.columns(4)
     cells[0].metric("RankIC", plus_minus(rank_ic["mean"], rank_ic["se"], ".3f"),
                     help="Mean over sessions ± Newey-West standard error.")  # fmt: skip
-    cells[1].metric("Sessions", f"{rank_ic['n']:,}")
+    cells[1].metric(
+        "Sessions", f"{len(judged):,}",
+        help=f"{rank_ic['n']:,} of them have a RankIC: enough names with a score and an outcome.",
+    )  # fmt: skip
     cells[2].metric(
         f"Top {settings_in_words(judged, 'top_k', 'k')}, {task.horizon} sessions, net",
         f"{number(net['mean'], '+.2%')} ± {number(net['se'], '.2%')}",
@@ -74,15 +95,11 @@ def _summary(task: Task, judged: pd.DataFrame) -> None:
     )
     cells[3].metric("Turnover of the top fifth", number(turnover["mean"], ".0%"),
                     help="Share of names that were not in it a session before.")  # fmt: skip
-    differs = settings_warning(judged, workspace().settings.metrics)
-    if differs:
-        st.warning(differs, icon=":material/warning:")
-    n_inside = int((~judged["settings_known_before"].astype(bool)).sum())
-    if n_inside:
-        st.warning(
-            f"{n_inside} of {len(judged)} sessions, shaded below, may have led the choice of the "
-            "settings: they are in sample for those."
-        )
+    if rank_ic["is_short"]:
+        st.caption(f"{TOO_FEW.capitalize()}: under ten horizons.")
+    for words in (settings_warning(judged, workspace().settings.metrics), in_sample(judged)):
+        if words:
+            st.warning(words, icon=":material/warning:")
 
 
 def _ic(judged: pd.DataFrame) -> None:

@@ -10,6 +10,7 @@ from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.errors import NoData
 from quant_pipeline.faces.web.shared import (
     NOTHING,
+    TOO_FEW,
     begin,
     dagster_link,
     of,
@@ -70,18 +71,28 @@ def _task(task: Task) -> None:
     except NoData as error:
         cells[3].metric("RankIC, 12 months", NOTHING, help=str(error))
         return
-    newest_first = sorted(recent, key=lambda row: row["origin"] != "live")
-    row = newest_first[0]
+    live_first = sorted(recent, key=lambda row: row["origin"] != "live")
+    row = live_first[0]
     cells[3].metric(
         f"RankIC, 12 months, {row['origin']}",
-        plus_minus(row["rank_ic"], row["rank_ic_se"], ".3f"),
-        help=f"Mean of {row['n_sessions']} sessions ± Newey-West standard error; chance is 0.",
+        plus_minus(row["mean"], row["se"], ".3f"),
+        help=f"Mean of {row['n']} sessions ± Newey-West standard error; chance is 0.",
     )
-    for other in newest_first[1:]:
+    for caveat in _caveats(row):
+        cells[3].caption(caveat)
+    for other in live_first[1:]:
+        told = [f"{other['n']} sessions", *_caveats(other)]
         cells[3].caption(
-            f"{other['origin']}: {plus_minus(other['rank_ic'], other['rank_ic_se'], '.3f')} "
-            f"({other['n_sessions']} sessions)"
+            f"{other['origin']}: {plus_minus(other['mean'], other['se'], '.3f')} "
+            f"({', '.join(told)})"
         )
+
+
+def _caveats(row: dict[str, Any]) -> list[str]:
+    return [
+        *(["in sample for the settings"] if row["is_in_sample"] else []),
+        *([TOO_FEW] if row["is_short"] else []),
+    ]
 
 
 def _champion(ws: Workspace, task: Task) -> dict[str, str]:

@@ -19,6 +19,7 @@ from quant_pipeline.stores.locks import writer_of
 
 ORIGINS = {"live": "Live", "backfill": "Backfill"}
 NOTHING = "–"
+TOO_FEW = "too few sessions for these standard errors"
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
