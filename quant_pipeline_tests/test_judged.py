@@ -79,8 +79,9 @@ def test_quantiles_decay_and_portfolio_are_those_of_the_report(finished, task):
         portfolio = found["portfolio"]
         assert judged["gross"].mean() == pytest.approx(portfolio["gross"], abs=1e-12)
         assert judged["net"].mean() == pytest.approx(portfolio["net"], abs=1e-12)
-        worst = -capital(judged, sessions, task.horizon)["drawdown"].min()
-        assert worst == pytest.approx(portfolio["worst_drawdown"], abs=1e-12)
+        made = capital(judged, sessions, task.horizon)
+        assert -made["drawdown"].min() == pytest.approx(portfolio["worst_drawdown"], abs=1e-12)
+        assert made["ts"].to_list() == judged["known_at"].to_list()
 
 
 def test_cut_anywhere_the_sessions_are_the_same(finished, task):

@@ -126,18 +126,22 @@ def by_month(judged: pd.DataFrame, column: str) -> pd.DataFrame:
 def capital(judged: pd.DataFrame, sessions: Sequence[date], horizon: int) -> pd.DataFrame:
     """What 1 became in the top-k portfolio: ts, gross, net, drawdown (of net, 0 or below).
 
+    ``ts`` is the session on which what a tranche earned was known, not that of its forming.
     ``judged`` is of one group; ``sessions`` are all market sessions, for those that it lacks.
     """
-    span = pd.to_datetime(pd.Index(list(sessions)))
+    every = pd.to_datetime(pd.Index(list(sessions)))
     if not len(judged):
         return pd.DataFrame({"ts": [], "gross": [], "net": [], "drawdown": []})
-    span = span[(span >= judged["ts"].min()) & (span <= judged["ts"].max())]
-    tranches = judged.drop_duplicates("ts").set_index("ts").reindex(span)
+    ends = [judged["ts"].min(), judged["ts"].max(), judged["known_at"].min()]
+    first, last, known = every.searchsorted(ends).tolist()
+    at = np.arange(first, min(last + 1, len(every)))
+    tranches = judged.drop_duplicates("ts").set_index("ts").reindex(every[at])
     gross, net = (
         capital_of(tranches[name].to_numpy(np.float64), horizon) for name in ("gross", "net")
     )
     highest = np.maximum(np.maximum.accumulate(net), 1.0)
-    return pd.DataFrame({"ts": span, "gross": gross, "net": net, "drawdown": net / highest - 1.0})
+    ts = every[np.minimum(at + known - first, len(every) - 1)]
+    return pd.DataFrame({"ts": ts, "gross": gross, "net": net, "drawdown": net / highest - 1.0})
 
 
 def smoothed(judged: pd.DataFrame, column: str, n_sessions: int = 63) -> "pd.Series[float]":

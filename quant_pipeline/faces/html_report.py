@@ -125,7 +125,8 @@ def _group(
         charts.drawdown(found, "Drawdown of the top-k portfolio, net of costs"),
         charts.with_errors(by_age(judged, task.horizon), "age", "age of the score in sessions",
                            "RankIC", "Decay: RankIC by age of the score"),
-        charts.by_session(judged, "turnover", "share", "Turnover of the top fifth, a session"),
+        charts.by_session(judged, "turnover", "share", "Turnover of the top fifth, a session",
+                          ".0%"),
     ]  # fmt: skip
     figures = "".join(_figure(chart) for chart in drawn)
     return f'<h2>{words}</h2>{notes}{_table(judged, task.horizon)}<div class="grid">{figures}</div>'

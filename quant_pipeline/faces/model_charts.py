@@ -6,9 +6,26 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from quant_pipeline.faces.charts import BLUE, GREEN, GREY, RED, Chart, time_axis, titled, zero
+from quant_pipeline.faces.charts import (
+    ABOVE,
+    AMBER,
+    BLUE,
+    GREEN,
+    GREY,
+    RED,
+    WHEN,
+    ZERO,
+    Chart,
+    number,
+    percent_of,
+    signed_axis,
+    time_axis,
+    titled,
+    zero,
+)
 
 N_FEATURES = 15
+_ENDS = [alt.Tooltip(f"{name}:T", format="%Y-%m-%d") for name in ("from", "to")]
 
 
 def timeline_of_folds(folds: Sequence[Mapping[str, Any]]) -> Chart:
@@ -18,18 +35,20 @@ def timeline_of_folds(folds: Sequence[Mapping[str, Any]]) -> Chart:
         for fold in folds for part, start, end in _parts(fold)
     ]  # fmt: skip
     parts = ["train", "purged", "early stop", "test"]
+    shown = pd.DataFrame(rows).astype({"from": "datetime64[ns]", "to": "datetime64[ns]"})
+    shown["place"] = shown["fold"].str.removeprefix("fold ").astype(int)
     bars = (
-        alt.Chart(pd.DataFrame(rows).astype({"from": "datetime64[ns]", "to": "datetime64[ns]"}))
+        alt.Chart(shown)
         .mark_bar(height=14)
         .encode(
-            alt.X("from:T").title(None).axis(format="%Y-%m", tickCount=6),
+            time_axis(pd.concat([shown["from"], shown["to"]]), "from:T"),
             alt.X2("to:T"),
-            alt.Y("fold:O").title(None).axis(labelOverlap=False),
+            alt.Y("fold:O").sort(field="place").title(None).axis(labelOverlap=False),
             alt.Color("part:N")
             .title(None)
             .scale(domain=parts, range=[BLUE, RED, GREY, GREEN])
-            .legend(orient="top"),
-            tooltip=["fold", "part", "from:T", "to:T"],
+            .legend(ABOVE),
+            tooltip=["fold", "part", *_ENDS],
         )
     )
     n_purged = sum(int(fold["n_purged"]) for fold in folds)
@@ -74,9 +93,9 @@ def importance_bars(importance: Mapping[str, Mapping[str, float]]) -> Chart:
             alt.Tooltip("mean:Q", format=".1%"),
         ],
     )
-    spread = base.mark_rule(color=GREY, strokeWidth=2).encode(alt.X("low:Q"), alt.X2("high:Q"))
-    dots = base.mark_point(filled=True, color=GREY, opacity=1).encode(alt.X("mean:Q"))
-    title = "Importance; grey: mean of the folds ± 1 standard deviation"
+    spread = base.mark_rule(color=AMBER, strokeWidth=2).encode(alt.X("low:Q"), alt.X2("high:Q"))
+    dots = base.mark_point(filled=True, color=AMBER, opacity=1).encode(alt.X("mean:Q"))
+    title = "Importance; orange: mean of the folds ± 1 standard deviation"
     words = "Features of most gain: " + ", ".join(f"{n} {gain[n]:.1%}" for n in best[:5]) + "."
     return titled(bars + spread + dots, title, words, height=20 * len(best) + 60)
 
@@ -109,34 +128,38 @@ def calibration(rows: Sequence[Mapping[str, float]], title: str) -> Chart:
 
 
 def champions_line(rows: pd.DataFrame) -> Chart:
-    """Which model served when: task, model, from, to, why."""
+    """Which model served when: task, model, from, to, why; a thin line where it changed."""
+    y = alt.Y("task:N").title(None).axis(labelOverlap=False)
     bars = (
         alt.Chart(rows)
-        .mark_bar(height=16, stroke="white", strokeWidth=1)
+        .mark_bar(height=16)
         .encode(
-            alt.X("from:T").title(None).axis(format="%Y-%m", tickCount=6),
+            time_axis(pd.concat([rows["from"], rows["to"]]), "from:T"),
             alt.X2("to:T"),
-            alt.Y("task:N").title(None).axis(labelOverlap=False),
+            y,
             alt.Color("kind:N")
             .title(None)
             .scale(domain=["same recipe", "another recipe"], range=[BLUE, RED])
-            .legend(orient="top"),
-            tooltip=["task", "model", "from:T", "to:T", "why"],
+            .legend(ABOVE),
+            tooltip=["task", "model", *_ENDS, "why"],
         )
     )
+    later = rows[rows["from"] > rows.groupby("task")["from"].transform("min")]
+    changes = alt.Chart(later).mark_tick(color="white", thickness=1, size=16)
     words = f"{len(rows)} decisions about which model serves, {rows['from'].min():%Y-%m} on."
     height = 34 * rows["task"].nunique() + 110
+    bars = bars + changes.encode(alt.X("from:T"), y)
     return titled(bars, "Champions: which model served when", words, height)
 
 
 def symbol_scores(rows: pd.DataFrame, symbol: str) -> Chart:
     """The percentile of a symbol's score by session, faint, under its mean of 21 sessions."""
     shown = rows.assign(smooth=rows["score_percentile"].rolling(21, min_periods=3).mean())
-    base = alt.Chart(shown).encode(time_axis())
+    base = alt.Chart(shown).encode(time_axis(rows["ts"]))
     y = alt.Y("score_percentile:Q").title("percentile").scale(domain=[0, 1]).axis(format=".0%")
     raw = base.mark_line(color=GREY, opacity=0.4, strokeWidth=0.8).encode(y)
     line = base.mark_line(color=BLUE, strokeWidth=2).encode(
-        alt.Y("smooth:Q"), tooltip=["ts:T", alt.Tooltip("score_percentile:Q", format=".0%")]
+        alt.Y("smooth:Q"), tooltip=[WHEN, alt.Tooltip("score_percentile:Q", format=".0%")]
     )
     title = f"{symbol}: its score among all others, and the mean of 21 sessions"
     return titled(raw + line, title, f"{title}: {len(rows)} sessions.", height=200)
@@ -149,11 +172,13 @@ def symbol_returns(rows: pd.DataFrame, symbol: str, horizon: int) -> Chart:
         alt.Chart(known)
         .mark_bar()
         .encode(
-            time_axis(),
-            alt.Y("fwd_return:Q").title(f"{horizon}-session return").axis(format="+.0%"),
+            time_axis(known["ts"]),
+            alt.Y("fwd_return:Q")
+            .title(f"{horizon}-session return")
+            .axis(signed_axis("+" + percent_of(known["fwd_return"].abs().max()))),
             color=alt.condition("datum.fwd_return < 0", alt.value(RED), alt.value(BLUE)),
             tooltip=[
-                "ts:T", alt.Tooltip("fwd_return:Q", format="+.2%"),
+                WHEN, alt.Tooltip("fwd_return:Q", format="+.2%"),
                 alt.Tooltip("score_percentile:Q", format=".0%"),
             ],
         )
@@ -162,30 +187,38 @@ def symbol_returns(rows: pd.DataFrame, symbol: str, horizon: int) -> Chart:
     return titled(bars, title, f"{title}: {len(known)} are known.", height=180)
 
 
-def contributions(found: Mapping[str, Any], n: int = 12) -> Chart:
-    """What each feature added to a score, the largest first."""
+def contributions(found: Mapping[str, Any], *, log_odds: bool, n: int = 12) -> Chart:
+    """What the base and each feature added to a score, the largest first.
+
+    The bars add up to the score, or of a classification to its `log_odds`.
+    """
     best = found["contributions"][:n]
-    rest = sum(row["adds"] for row in found["contributions"][n:])
-    rows = [
-        {"feature": r["feature"], "adds": r["adds"],
-         "value": "–" if r["value"] is None else f"{r['value']:.4g}"}
+    rest = [row["adds"] for row in found["contributions"][n:]]
+    rows = [{"feature": "(base)", "adds": found["base"], "value": ""}]
+    rows += [
+        {"feature": r["feature"], "adds": r["adds"], "value": number(r["value"], ".4g")}
         for r in best
-    ]  # fmt: skip
-    rows.append({"feature": "all others", "adds": rest, "value": ""})
+    ]
+    if rest:
+        rows.append({"feature": "(all others)", "adds": sum(rest), "value": ""})
     order = [row["feature"] for row in rows]
+    what = "log-odds" if log_odds else "score"
     bars = (
         alt.Chart(pd.DataFrame(rows))
         .mark_bar(height={"band": 0.65})
         .encode(
             alt.Y("feature:N").sort(order).title(None).axis(labelOverlap=False),
-            alt.X("adds:Q").title("adds to the score").axis(format="+.3f", tickCount=5),
+            alt.X("adds:Q").title(f"adds to the {what}").axis(
+                format="+.3~f", tickCount=4, labelExpr=ZERO, labelOverlap=False),
             color=alt.condition("datum.adds < 0", alt.value(RED), alt.value(BLUE)),
             tooltip=["feature", "value", alt.Tooltip("adds:Q", format="+.5f")],
         )
-    )
-    title = f"Why {found['symbol']} has {found['score']:.4f} on {found['ts']}"
-    told = ", ".join(f"{r['feature']} {r['adds']:+.4f}" for r in best[:5])
-    return titled(bars, title, f"{title}: {told}.", height=20 * len(rows) + 60)
+    )  # fmt: skip
+    line = alt.Chart(pd.DataFrame({"x": [0.0]})).mark_rule(color=GREY).encode(alt.X("x:Q"))
+    score = f"{found['symbol']} has {found['score']:.4f} on {found['ts']}"
+    title = f"Why {score}: the bars add up to {found['raw']:+.4f}{' log-odds' * log_odds}"
+    told = ", ".join(f"{r['feature']} {r['adds']:+.4f}" for r in (rows[0], *best[:5]))
+    return titled(bars + line, title, f"{title}: {told}.", height=20 * len(rows) + 60)
 
 
 def two_models(rows: pd.DataFrame) -> Chart:
@@ -195,13 +228,13 @@ def two_models(rows: pd.DataFrame) -> Chart:
         alt.Chart(rows)
         .mark_line(strokeWidth=1.8)
         .encode(
-            time_axis(),
+            time_axis(rows["ts"]),
             alt.Y("rank_ic:Q").title("RankIC, 63 sessions").axis(tickCount=5),
             alt.Color("model:N")
             .title(None)
             .scale(domain=names, range=[BLUE, RED][: len(names)])
-            .legend(orient="top"),
-            tooltip=["ts:T", "model", alt.Tooltip("rank_ic:Q", format=".4f")],
+            .legend(ABOVE),
+            tooltip=[WHEN, "model", alt.Tooltip("rank_ic:Q", format=".4f")],
         )
     )
     title = "RankIC of the folds' test sessions, mean of 63"
@@ -210,16 +243,16 @@ def two_models(rows: pd.DataFrame) -> Chart:
 
 def coverage_line(coverage: pd.DataFrame) -> Chart:
     """Bars of each session; dates that are none are marked."""
-    base = alt.Chart(coverage).encode(time_axis())
+    base = alt.Chart(coverage).encode(time_axis(coverage["ts"]))
     line = (
         base.transform_filter("datum.is_session")
         .mark_line(color=BLUE, strokeWidth=1)
-        .encode(alt.Y("n_bars:Q").title("bars"), tooltip=["ts:T", "n_bars:Q"])
+        .encode(alt.Y("n_bars:Q").title("bars"), tooltip=[WHEN, "n_bars:Q"])
     )
     marks = (
         base.transform_filter("!datum.is_session")
         .mark_point(color=RED, size=25)
-        .encode(alt.Y("n_bars:Q"), tooltip=["ts:T", "n_bars:Q"])
+        .encode(alt.Y("n_bars:Q"), tooltip=[WHEN, "n_bars:Q"])
     )
     n = int(coverage["is_session"].sum())
     title = "Bars by session; red: dates that are no session"
@@ -255,7 +288,7 @@ def by_partition(rows: pd.DataFrame, columns: Mapping[str, str], y: str, title: 
             alt.Color("what:N")
             .title(None)
             .scale(domain=list(columns.values()), range=[BLUE, RED, GREY][: len(columns)])
-            .legend(orient="top"),
+            .legend(ABOVE),
             tooltip=["partition", "what", alt.Tooltip("value:Q", format=".4f")],
         )
     )

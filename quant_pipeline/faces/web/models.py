@@ -13,11 +13,11 @@ from quant_pipeline.chain.model_content import read_boosters
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.errors import NoData
 from quant_pipeline.faces import model_charts as charts
+from quant_pipeline.faces.charts import number
 from quant_pipeline.faces.web.shared import (
     NOTHING,
     begin,
     choose_task,
-    number,
     of,
     plus_minus,
     remembered,

@@ -21,13 +21,13 @@ from quant_pipeline.chain.shown_stats import (
 )
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.faces import charts
+from quant_pipeline.faces.charts import number
 from quant_pipeline.faces.web.shared import (
     ORIGINS,
     TOO_FEW,
     begin,
     choose_period,
     choose_task,
-    number,
     of,
     plus_minus,
     remembered,
@@ -106,10 +106,10 @@ def _ic(judged: pd.DataFrame) -> None:
     left, right = st.columns(2)
     with left:
         show(charts.by_session(judged, "rank_ic", "RankIC", "RankIC by session, and mean of 63"))
-        show(charts.heat_map(by_month(judged, "rank_ic"), "Mean RankIC by month"))
     with right:
         show(charts.cumulative(judged, "Running sum of RankIC and IC"))
         show(charts.by_session(judged, "ic", "IC", "IC by session, and mean of 63"))
+    show(charts.heat_map(by_month(judged, "rank_ic"), "Mean RankIC by month"))
 
 
 def _portfolio(task: Task, judged: pd.DataFrame) -> None:
@@ -124,7 +124,9 @@ def _portfolio(task: Task, judged: pd.DataFrame) -> None:
             by_age(judged, task.horizon), "age", "age of the score in sessions", "RankIC",
             "Decay: RankIC by age of the score",
         ))  # fmt: skip
-        show(charts.by_session(judged, "turnover", "share", "Turnover of the top fifth, a session"))
+        show(charts.by_session(
+            judged, "turnover", "share", "Turnover of the top fifth, a session", ".0%"
+        ))  # fmt: skip
     with right:
         sessions = remembered(_sessions)
         found = capital(judged, sessions, task.horizon)
@@ -132,7 +134,7 @@ def _portfolio(task: Task, judged: pd.DataFrame) -> None:
         show(charts.drawdown(found, "Drawdown of the top-k portfolio, net of costs"))
         show(charts.by_session(
             judged.assign(spread=_spread(judged)), "spread", "return",
-            f"Top minus bottom fifth, {returns}, gross", percent=True,
+            f"Top minus bottom fifth, {returns}, gross", "+.1%",
         ))  # fmt: skip
 
 

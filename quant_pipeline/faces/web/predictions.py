@@ -92,7 +92,7 @@ def _symbol(task: Task, symbol: str) -> None:
         show(charts.symbol_returns(history, symbol, task.horizon))
     with right, section():
         found = remembered(shown.explain_newest, of(task), symbol)
-        show(charts.contributions(found))
+        show(charts.contributions(found, log_odds=task.kind == "classification"))
         if abs(found["score"] - found["score_now"]) > 1e-12:
             st.caption(
                 f"Today's features would give {found['score_now']:.4f}: prices were restated "

@@ -13,6 +13,7 @@ import streamlit as st
 from quant_pipeline.chain import shown
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.errors import NoData, QuantError
+from quant_pipeline.faces.charts import number
 from quant_pipeline.faces.page_server import DAGSTER
 from quant_pipeline.settings import Home, Task
 from quant_pipeline.stores.locks import writer_of
@@ -103,11 +104,6 @@ def show(chart: Any) -> None:
     shown = chart.copy(deep=False)
     shown.title = alt.Undefined
     st.altair_chart(shown, width="stretch")
-
-
-def number(value: float | None, form: str = "+.4f") -> str:
-    """A number for people; a missing one is a dash."""
-    return NOTHING if value is None or value != value else format(value, form)
 
 
 def plus_minus(mean: float | None, error: float | None, form: str = ".4f") -> str:
