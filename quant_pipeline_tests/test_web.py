@@ -8,7 +8,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from quant_pipeline.chain import shown
-from quant_pipeline.faces.web import shared
+from quant_pipeline.faces.web import models, shared
 from quant_pipeline.stores.locks import held
 from quant_pipeline_tests.homes import SmallHome
 
@@ -93,6 +93,29 @@ def test_a_model_whose_file_is_gone_is_told_and_the_rest_is_shown(used, monkeypa
         assert "is missing, but the registry has it" in found.error[0].value
         assert found.dataframe
         assert len(found.get("vega_lite_chart")) >= 2
+
+
+def test_folds_are_drawn_with_the_embargo_that_they_were_made_with(used, monkeypatch):
+    monkeypatch.setenv("QUANT_HOME", str(used.root))
+    task = used.workspace.settings.task("up_5d")
+    model = used.workspace.meta.models("up_5d")[0]
+    fold = model.fold_metrics[0]
+    before = models._with_purge(task, model, fold)
+    assert before["train_kept_end"] < fold["train_end"]
+    used.change_settings("test_sessions = 30", "test_sessions = 30\nembargo_sessions = 9")
+    shared._remember.clear()
+    assert models._with_purge(task, model, fold) == before
+
+
+def test_metrics_of_folds_are_numbers_and_the_important_ones_come_first(finished, monkeypatch):
+    found = run("models", finished, monkeypatch)
+    table = next(d.value for d in found.dataframe if "fold" in d.value.columns)
+    assert table["fold"].to_list() == ["1", "2", "all"]
+    assert list(table.columns[:6]) == ["fold", "RankIC", "± s.e.", "accuracy", "accuracy, base",
+                                       "AUC"]  # fmt: skip
+    assert all(dtype == "float64" for dtype in table.dtypes[1:])
+    stored = finished.workspace.meta.models("up_5d")[-1].metrics
+    assert table["RankIC"].iloc[-1] == stored["rank_ic"]
 
 
 def test_two_models_are_laid_side_by_side(finished, monkeypatch):

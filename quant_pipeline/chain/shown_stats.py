@@ -49,8 +49,9 @@ def settings_in_words(judged: pd.DataFrame, name: str, unknown: str) -> str:
 
 def portfolio_title(judged: pd.DataFrame, horizon: int) -> str:
     """What the top-k portfolio of judged sessions was made with."""
-    k, cost = settings_in_words(judged, "top_k", "k"), settings_in_words(judged, "cost_bps", "?")
-    return f"Top {k} names, {horizon} tranches, gross and net of {cost} bps"
+    k, cost = (settings_in_words(judged, name, "") for name in ("top_k", "cost_bps"))
+    costs = f"{cost} bps" if cost else "costs"
+    return f"Top {k or 'k'} names, {horizon} tranches, gross and net of {costs}"
 
 
 def settings_warning(judged: pd.DataFrame, spec: MetricSettings) -> str:

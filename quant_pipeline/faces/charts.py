@@ -14,7 +14,7 @@ from quant_pipeline.chain.shown_stats import smoothed
 BLUE, RED, GREY, GREEN = "#4a86c5", "#cf6a4c", "#8b949e", "#5a9e6f"
 AMBER = "#e0a030"  # errors and spreads: to be seen on bars, on white and on black
 Chart = alt.Chart | alt.LayerChart
-HEIGHT = 260
+HEIGHT = 190
 MOST_POINTS = 800
 WHEN = alt.Tooltip("ts:T", title="session", format="%Y-%m-%d")
 KNOWN = alt.Tooltip("ts:T", title="known on", format="%Y-%m-%d")
@@ -56,10 +56,10 @@ def percent_of(largest: float) -> str:
 
 
 def titled(chart: Any, title: str, words: str, height: int = HEIGHT) -> Chart:
-    """A chart with its title and height in all, and with `words` for who cannot see it."""
+    """A chart with its title, the height of what is drawn, and `words` for who cannot see it."""
     found: Chart = chart.properties(
         title=title, height=height, description=words,
-        autosize=alt.AutoSizeParams(type="fit", contains="padding"),
+        autosize=alt.AutoSizeParams(type="fit-x", contains="padding"),
     )  # fmt: skip
     return found
 
@@ -186,7 +186,7 @@ def heat_map(months: pd.DataFrame, title: str) -> Chart:
     )  # fmt: skip
     n_up = int((months["mean"] > 0).sum())
     words = f"{title}: {n_up} of {len(months)} months are above 0."
-    return titled(cells, title, words, height=24 * months["year"].nunique() + 100)
+    return titled(cells, title, words, height=26 * months["year"].nunique())
 
 
 def with_errors(
@@ -251,4 +251,4 @@ def drawdown(found: pd.DataFrame, title: str) -> Chart:
         )
     )
     words = f"{title}: {number(-worst, '.1%')} at worst."
-    return titled(area, title, words, height=170)
+    return titled(area, title, words, height=110)

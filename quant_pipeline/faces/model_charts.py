@@ -43,7 +43,10 @@ def timeline_of_folds(folds: Sequence[Mapping[str, Any]]) -> Chart:
         .encode(
             time_axis(pd.concat([shown["from"], shown["to"]]), "from:T"),
             alt.X2("to:T"),
-            alt.Y("fold:O").sort(field="place").title(None).axis(labelOverlap=False),
+            alt.Y("fold:O")
+            .sort(field="place")
+            .title(None)
+            .axis(labelOverlap=False, labelFlush=False),
             alt.Color("part:N")
             .title(None)
             .scale(domain=parts, range=[BLUE, RED, GREY, GREEN])
@@ -54,7 +57,7 @@ def timeline_of_folds(folds: Sequence[Mapping[str, Any]]) -> Chart:
     n_purged = sum(int(fold["n_purged"]) for fold in folds)
     title = "Folds: what learned, what stopped, what was tested"
     words = f"{len(folds)} folds in time order; {n_purged:,} examples were purged between them."
-    return titled(bars, title, words, height=26 * len(folds) + 110)
+    return titled(bars, title, words, height=24 * len(folds))
 
 
 def _parts(fold: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -83,7 +86,7 @@ def importance_bars(importance: Mapping[str, Mapping[str, float]]) -> Chart:
         }
     )  # fmt: skip
     base = alt.Chart(shown).encode(
-        alt.Y("feature:N").sort(best).title(None).axis(labelOverlap=False)
+        alt.Y("feature:N").sort(best).title(None).axis(labelOverlap=False, labelFlush=False)
     )
     bars = base.mark_bar(color=BLUE, opacity=0.75, height={"band": 0.65}).encode(
         alt.X("gain:Q").title("share of the gain").axis(format=".0%", tickCount=5),
@@ -97,7 +100,7 @@ def importance_bars(importance: Mapping[str, Mapping[str, float]]) -> Chart:
     dots = base.mark_point(filled=True, color=AMBER, opacity=1).encode(alt.X("mean:Q"))
     title = "Importance; orange: mean of the folds ± 1 standard deviation"
     words = "Features of most gain: " + ", ".join(f"{n} {gain[n]:.1%}" for n in best[:5]) + "."
-    return titled(bars + spread + dots, title, words, height=20 * len(best) + 60)
+    return titled(bars + spread + dots, title, words, height=20 * len(best))
 
 
 def calibration(rows: Sequence[Mapping[str, float]], title: str) -> Chart:
@@ -129,7 +132,7 @@ def calibration(rows: Sequence[Mapping[str, float]], title: str) -> Chart:
 
 def champions_line(rows: pd.DataFrame) -> Chart:
     """Which model served when: task, model, from, to, why; a thin line where it changed."""
-    y = alt.Y("task:N").title(None).axis(labelOverlap=False)
+    y = alt.Y("task:N").title(None).axis(labelOverlap=False, labelFlush=False)
     bars = (
         alt.Chart(rows)
         .mark_bar(height=16)
@@ -147,7 +150,7 @@ def champions_line(rows: pd.DataFrame) -> Chart:
     later = rows[rows["from"] > rows.groupby("task")["from"].transform("min")]
     changes = alt.Chart(later).mark_tick(color="white", thickness=1, size=16)
     words = f"{len(rows)} decisions about which model serves, {rows['from'].min():%Y-%m} on."
-    height = 34 * rows["task"].nunique() + 110
+    height = 30 * rows["task"].nunique()
     bars = bars + changes.encode(alt.X("from:T"), y)
     return titled(bars, "Champions: which model served when", words, height)
 
@@ -162,7 +165,7 @@ def symbol_scores(rows: pd.DataFrame, symbol: str) -> Chart:
         alt.Y("smooth:Q"), tooltip=[WHEN, alt.Tooltip("score_percentile:Q", format=".0%")]
     )
     title = f"{symbol}: its score among all others, and the mean of 21 sessions"
-    return titled(raw + line, title, f"{title}: {len(rows)} sessions.", height=200)
+    return titled(raw + line, title, f"{title}: {len(rows)} sessions.", height=140)
 
 
 def symbol_returns(rows: pd.DataFrame, symbol: str, horizon: int) -> Chart:
@@ -184,7 +187,7 @@ def symbol_returns(rows: pd.DataFrame, symbol: str, horizon: int) -> Chart:
         )
     )  # fmt: skip
     title = f"{symbol}: the {horizon}-session return after each session"
-    return titled(bars, title, f"{title}: {len(known)} are known.", height=180)
+    return titled(bars, title, f"{title}: {len(known)} are known.", height=120)
 
 
 def contributions(found: Mapping[str, Any], *, log_odds: bool, n: int = 12) -> Chart:
@@ -207,7 +210,7 @@ def contributions(found: Mapping[str, Any], *, log_odds: bool, n: int = 12) -> C
         alt.Chart(pd.DataFrame(rows))
         .mark_bar(height={"band": 0.65})
         .encode(
-            alt.Y("feature:N").sort(order).title(None).axis(labelOverlap=False),
+            alt.Y("feature:N").sort(order).title(None).axis(labelOverlap=False, labelFlush=False),
             alt.X("adds:Q").title(f"adds to the {what}").axis(
                 format="+.3~f", tickCount=4, labelExpr=ZERO, labelOverlap=False),
             color=alt.condition("datum.adds < 0", alt.value(RED), alt.value(BLUE)),
@@ -218,7 +221,7 @@ def contributions(found: Mapping[str, Any], *, log_odds: bool, n: int = 12) -> C
     score = f"{found['symbol']} has {found['score']:.4f} on {found['ts']}"
     title = f"Why {score}: the bars add up to {found['raw']:+.4f}{' log-odds' * log_odds}"
     told = ", ".join(f"{r['feature']} {r['adds']:+.4f}" for r in (rows[0], *best[:5]))
-    return titled(bars + line, title, f"{title}: {told}.", height=20 * len(rows) + 60)
+    return titled(bars + line, title, f"{title}: {told}.", height=20 * len(rows))
 
 
 def two_models(rows: pd.DataFrame) -> Chart:
@@ -271,7 +274,7 @@ def counted(rows: pd.DataFrame, column: str, title: str) -> Chart:
         )
     )
     told = ", ".join(f"{r[column]} {r['n']:,}" for r in rows.to_dict("records"))
-    return titled(bars, title, f"{title}: {told}.", height=28 * len(rows) + 60)
+    return titled(bars, title, f"{title}: {told}.", height=28 * len(rows))
 
 
 def by_partition(rows: pd.DataFrame, columns: Mapping[str, str], y: str, title: str) -> Chart:

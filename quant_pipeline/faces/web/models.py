@@ -23,7 +23,6 @@ from quant_pipeline.faces.web.shared import (
     remembered,
     section,
     show,
-    workspace,
 )
 from quant_pipeline.ml.metrics import calibration_bins
 from quant_pipeline.ml.targets import make_target
@@ -31,13 +30,14 @@ from quant_pipeline.settings import Task
 from quant_pipeline.stores.meta import Model
 
 NO_MODEL = "No model has been trained yet. Run `quant train`, or `quant demo` for sample data."
-# A metric, what chance or a constant reaches, and their names.
+# Metrics in the order of their columns, what chance or a constant reaches, their names; the unit.
 METRICS = {
-    "rank_ic": ("RankIC", None), "ic": ("IC", None), "top_minus_bottom": ("top minus bottom", None),
-    "accuracy": ("accuracy", "accuracy_base"), "precision": ("precision", "base_rate"),
-    "auc": ("AUC", None), "log_loss": ("log loss", "log_loss_base"), "mse": ("MSE", "mse_base"),
-    "precision_at_k": ("precision, top k", "precision_at_k_base"),
-    "ndcg_at_k": ("NDCG, top k", "ndcg_at_k_base"),
+    "rank_ic": ("RankIC", None, ""), "accuracy": ("accuracy", "accuracy_base", "%"),
+    "auc": ("AUC", None, ""), "top_minus_bottom": ("top minus bottom", None, "%"),
+    "precision_at_k": ("precision, top k", "precision_at_k_base", "%"),
+    "ndcg_at_k": ("NDCG, top k", "ndcg_at_k_base", ""),
+    "mse": ("MSE", "mse_base", ""), "ic": ("IC", None, ""),
+    "precision": ("precision", "base_rate", "%"), "log_loss": ("log loss", "log_loss_base", ""),
 }  # fmt: skip
 
 
@@ -139,12 +139,8 @@ def _model(task: Task, model: Model) -> None:
                     help=f"Sessions {model.first_ts} to {model.last_ts}.")  # fmt: skip
     cells[2].metric("Rounds", f"{model.rounds:,}")
     cells[3].metric("Status", model.status)
-    show(charts.timeline_of_folds([_with_purge(task, f) for f in model.fold_metrics]))
-    st.dataframe(
-        pd.DataFrame([_metrics_of(f) | {"fold": str(f["fold"])} for f in model.fold_metrics]
-                     + [_metrics_of(model.metrics) | {"fold": "all"}]).set_index("fold"),
-        alt="Metrics of each fold's test window, with what chance reaches",
-    )  # fmt: skip
+    show(charts.timeline_of_folds([_with_purge(task, model, f) for f in model.fold_metrics]))
+    _folds(model)
     left, right = st.columns(2)
     with left:
         show(charts.importance_bars(model.importance))
@@ -168,10 +164,10 @@ def _open_model(ws: Workspace, model_id: str) -> bool:
     return bool(read_boosters(ws, ws.meta.model(model_id)))
 
 
-def _with_purge(task: Task, fold: dict[str, Any]) -> dict[str, Any]:
-    """A fold with the last session whose label was known before the next window."""
+def _with_purge(task: Task, model: Model, fold: dict[str, Any]) -> dict[str, Any]:
+    """A fold with the last session whose label was known before the next window, as trained."""
     sessions = remembered(_sessions)
-    gap = task.label_span + workspace().settings.folds.embargo_sessions + 1
+    gap = task.label_span + int(model.settings["folds"]["embargo_sessions"]) + 1
 
     def kept(next_start: str) -> str:
         at = bisect_left(sessions, date.fromisoformat(next_start)) - gap
@@ -186,15 +182,43 @@ def _sessions(ws: Workspace) -> list[date]:
     return shown.read_stored_shown(ws).sessions
 
 
+def _folds(model: Model) -> None:
+    """Metrics of each fold's test window, the important ones first, beside what chance reaches."""
+    found = [(str(f["fold"]), f) for f in model.fold_metrics] + [("all", model.metrics)]
+    rows = pd.DataFrame([{"fold": name} | _numbers_of(metrics) for name, metrics in found])
+    shares = {title for title, _, unit in METRICS.values() if unit == "%"}
+    st.dataframe(
+        rows.dropna(axis="columns", how="all"), hide_index=True,
+        column_config={
+            name: st.column_config.NumberColumn(
+                format="percent" if any(name.startswith(s) for s in shares) else "%.4f")
+            for name in rows.columns if name != "fold"
+        },
+        alt="Metrics of each fold's test window, with what chance reaches",
+    )  # fmt: skip
+
+
+def _numbers_of(found: dict[str, Any]) -> dict[str, float | None]:
+    """Each metric, its standard error and its base rate, as far as there are some."""
+    columns: dict[str, float | None] = {}
+    for name, (title, base, _) in METRICS.items():
+        columns[title] = found.get(name)
+        columns["± s.e." if name == "rank_ic" else f"{title} ± s.e."] = found.get(f"{name}_se")
+        if base is not None:
+            columns[f"{title}, base"] = found.get(base)
+    return columns
+
+
 def _metrics_of(found: dict[str, Any]) -> dict[str, str]:
     """Metrics in words, each beside its base rate where it has one."""
     rows = {}
-    for name, (title, base) in METRICS.items():
+    for name, (title, base, unit) in METRICS.items():
         if found.get(name) is not None:
+            form = ".2%" if unit else ".4f"
             error = found.get(f"{name}_se")
-            text = number(found[name], ".4f") + (f" ± {error:.4f}" if error is not None else "")
+            text = number(found[name], form) + (f" ± {error:{form}}" if error is not None else "")
             if base is not None:
-                text += f" (base {number(found.get(base), '.4f')})"
+                text += f" (base {number(found.get(base), form)})"
             rows[title] = text
     return rows
 

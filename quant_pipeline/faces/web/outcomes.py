@@ -60,7 +60,7 @@ def page() -> None:
             st.info("No judged session lies in that range.")
             return
         _summary(task, chosen)
-        _ic(chosen)
+        _ic(task, chosen)
         _portfolio(task, chosen)
 
 
@@ -102,40 +102,47 @@ def _summary(task: Task, judged: pd.DataFrame) -> None:
             st.warning(words, icon=":material/warning:")
 
 
-def _ic(judged: pd.DataFrame) -> None:
-    left, right = st.columns(2)
-    with left:
-        show(charts.by_session(judged, "rank_ic", "RankIC", "RankIC by session, and mean of 63"))
-    with right:
-        show(charts.cumulative(judged, "Running sum of RankIC and IC"))
-        show(charts.by_session(judged, "ic", "IC", "IC by session, and mean of 63"))
+def _ic(task: Task, judged: pd.DataFrame) -> None:
+    _beside(
+        charts.by_session(judged, "rank_ic", "RankIC", "RankIC by session, and mean of 63"),
+        charts.cumulative(judged, "Running sum of RankIC and IC"),
+    )
     show(charts.heat_map(by_month(judged, "rank_ic"), "Mean RankIC by month"))
+    _beside(
+        charts.by_session(judged, "ic", "IC", "IC by session, and mean of 63"),
+        charts.with_errors(
+            by_age(judged, task.horizon), "age", "age of the score in sessions", "RankIC",
+            "Decay: RankIC by age of the score",
+        ),
+    )  # fmt: skip
 
 
 def _portfolio(task: Task, judged: pd.DataFrame) -> None:
-    left, right = st.columns(2)
     returns = f"{task.horizon}-session return"
-    with left:
-        show(charts.with_errors(
+    _beside(
+        charts.with_errors(
             by_quantile(judged, task.horizon), "quantile", "fifth of the score, 5 is the highest",
             returns, f"{returns} by fifth of the score, gross", percent=True,
-        ))  # fmt: skip
-        show(charts.with_errors(
-            by_age(judged, task.horizon), "age", "age of the score in sessions", "RankIC",
-            "Decay: RankIC by age of the score",
-        ))  # fmt: skip
-        show(charts.by_session(
-            judged, "turnover", "share", "Turnover of the top fifth, a session", ".0%"
-        ))  # fmt: skip
-    with right:
-        sessions = remembered(_sessions)
-        found = capital(judged, sessions, task.horizon)
-        show(charts.capital_lines(found, portfolio_title(judged, task.horizon)))
-        show(charts.drawdown(found, "Drawdown of the top-k portfolio, net of costs"))
-        show(charts.by_session(
+        ),
+        charts.by_session(
             judged.assign(spread=_spread(judged)), "spread", "return",
             f"Top minus bottom fifth, {returns}, gross", "+.1%",
-        ))  # fmt: skip
+        ),
+    )  # fmt: skip
+    found = capital(judged, remembered(_sessions), task.horizon)
+    _beside(
+        charts.capital_lines(found, portfolio_title(judged, task.horizon)),
+        charts.drawdown(found, "Drawdown of the top-k portfolio, net of costs"),
+    )
+    show(charts.by_session(judged, "turnover", "share", "Turnover of the top fifth, a session",
+                           ".0%"))  # fmt: skip
+
+
+def _beside(*pair: charts.Chart) -> None:
+    """Two charts side by side, or one below the other on a telephone."""
+    for place, chart in zip(st.columns(2), pair, strict=True):
+        with place:
+            show(chart)
 
 
 def _spread(judged: pd.DataFrame) -> np.ndarray:
