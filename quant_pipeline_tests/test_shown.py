@@ -4,14 +4,19 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import date
 
+import pandas as pd
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from quant_pipeline.chain import shown
 from quant_pipeline.chain.explain import explain_prediction
 from quant_pipeline.chain.prices import publish_prices
 from quant_pipeline.chain.stale import read_stored, stale_data
-from quant_pipeline.errors import NoData
+from quant_pipeline.errors import NoData, StoreError
+from quant_pipeline.stores import published
 from quant_pipeline.stores.locks import held, writer_of
 from quant_pipeline.stores.meta import CheckResult, utc_now
 
@@ -103,6 +108,62 @@ def test_a_symbols_scores_come_with_what_happened(finished, readers):
     for row, (ts, score, fwd_return) in zip(rows.to_dict("records"), expected, strict=True):
         assert (row["ts"], row["score"]) == (ts, score)
         assert row["fwd_return"] == pytest.approx(fwd_return, nan_ok=True) or fwd_return is None
+
+
+def test_a_symbols_scores_can_begin_at_a_session(readers):
+    task = readers.settings.task("ret_5d")
+    whole = shown.read_symbol(readers, task, "S004")
+    first = whole["ts"].iloc[30]
+    part = shown.read_symbol(readers, task, "S004", first)
+    pd.testing.assert_frame_equal(part, whole.iloc[30:].reset_index(drop=True))
+
+
+def test_sessions_are_read_once_a_file_and_anew_when_it_changes(used, monkeypatch):
+    ws = shown.without_waiting(used.workspace)
+    for task in ws.settings.tasks:
+        expected = used.rows(
+            "SELECT DISTINCT ts FROM predictions WHERE task_id = ? ORDER BY ts DESC", task.task_id
+        )
+        assert shown.scored_sessions(ws, task) == [ts for (ts,) in expected]
+        assert shown.newest_session(ws, task) == expected[0][0]
+    asked: list[str] = []
+    real = shown.pq.ParquetFile
+    monkeypatch.setattr(
+        shown.pq, "ParquetFile", lambda f, **how: asked.append(f.name) or real(f, **how)
+    )
+    assert len(shown.scored_sessions(ws, ws.settings.tasks[0])) == len(expected)
+    assert asked == []
+    newest = max((ws.home.published / "predictions").glob("*.parquet"))
+    rows = pq.read_table(newest, partitioning=None)
+    kept = rows.filter(pc.less(rows["ts"], pc.max(rows["ts"])))
+    ws.published.write("predictions", newest.stem, kept)
+    assert len(shown.scored_sessions(ws, ws.settings.tasks[0])) == len(expected) - 1
+    assert asked == [newest.name]
+    newest.write_bytes(b"damaged")
+    with pytest.raises(StoreError, match="quant reconcile"):
+        shown.scored_sessions(ws, ws.settings.tasks[0])
+
+
+def test_scores_of_some_days_are_read_from_their_partitions(finished, readers, monkeypatch):
+    seen: list[int] = []
+    real = published.ds.dataset
+    monkeypatch.setattr(
+        published.ds,
+        "dataset",
+        lambda files, *a, **k: seen.append(len(files)) or real(files, *a, **k),
+    )
+    (first,), (last,) = finished.rows(
+        "SELECT DISTINCT ts FROM predictions WHERE ts IN ('2016-06-15', '2016-07-15') ORDER BY ts"
+    )
+    rows = shown.read_predictions(readers, "up_5d", first, last)
+    ((n,),) = finished.rows(
+        "SELECT count(*) FROM predictions WHERE task_id = 'up_5d' AND ts BETWEEN ? AND ?",
+        first, last,
+    )  # fmt: skip
+    assert len(rows) == n > 100
+    assert seen == [2]
+    assert len(shown.read_predictions(readers, None, date(1990, 1, 1), date(1990, 2, 1))) == 0
+    assert len(shown.read_predictions(readers, None, date(2090, 1, 1), None)) == 0
 
 
 def test_a_score_of_the_newest_session_is_explained_without_the_database(finished, readers):

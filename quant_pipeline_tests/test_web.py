@@ -80,8 +80,25 @@ def test_predictions_are_ranked_filtered_and_downloaded(finished, monkeypatch):
     found.multiselect[0].set_value([]).run()
     found.selectbox[0].set_value("ret_5d").run()
     newest = found.dataframe[0].value["model as of"].iloc[0]
-    found.selectbox[1].set_value(found.selectbox[1].options[-1]).run()
+    found.selectbox[2].set_value(found.selectbox[2].options[-1]).run()
     assert found.dataframe[0].value["model as of"].iloc[0] < newest
+    assert not found.exception
+
+
+def test_a_model_is_chosen_to_see_its_sessions(finished, monkeypatch):
+    found = run("predictions", finished, monkeypatch)
+    days = {
+        model_id: [ts for (ts,) in finished.rows(
+            "SELECT DISTINCT ts FROM predictions WHERE task_id = 'up_5d' AND model_id = ? "
+            "ORDER BY ts DESC", model_id)]
+        for model_id in {c.model_id for c in finished.workspace.meta.champions("up_5d")}
+    }  # fmt: skip
+    assert len(days) > 2
+    assert len(found.selectbox[2].options) == sum(map(len, days.values()))
+    for model_id, mine in days.items():
+        found.selectbox[1].set_value(model_id).run()
+        assert found.selectbox[2].options == [day.isoformat() for day in mine]
+        assert set(found.dataframe[0].value["model"]) == {model_id[:12]}
     assert not found.exception
 
 

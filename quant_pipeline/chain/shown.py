@@ -6,6 +6,7 @@ publication of its table, which every step of the chain makes right after it has
 
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
 from quant_pipeline.chain.explain import explain_features
 from quant_pipeline.chain.lateness import find_late
@@ -153,14 +155,39 @@ def newest_checks(ws: Workspace, asset: str | None = None) -> list[CheckResult]:
 
 def scored_sessions(ws: Workspace, task: Task) -> list[date]:
     """Sessions with scores of a task, newest first."""
-    where = ds.field("task_id") == task.task_id
-    rows = ws.published.read("predictions", where, ["ts"])
-    return [] if rows is None else sorted(pc.unique(rows["ts"]).to_pylist(), reverse=True)
+    found = (_sessions_of(ws, file).get(task.task_id, ()) for file in _newest_first(ws))
+    return [day for days_of_file in found for day in days_of_file]
 
 
 def newest_session(ws: Workspace, task: Task) -> date | None:
     """The newest session with a score of a task."""
-    return next(iter(scored_sessions(ws, task)), None)
+    found = (_sessions_of(ws, file).get(task.task_id, ()) for file in _newest_first(ws))
+    return next((days_of_file[0] for days_of_file in found if days_of_file), None)
+
+
+def _newest_first(ws: Workspace) -> list[Path]:
+    return sorted((ws.home.published / "predictions").glob("[!.]*.parquet"), reverse=True)
+
+
+def _sessions_of(ws: Workspace, file: Path) -> dict[str, list[date]]:
+    """The sessions of a file of scores by task, newest first; a file is read once."""
+    there = file.stat()
+    try:
+        return _sessions_in(file, there.st_mtime_ns, there.st_size)
+    except (pa.ArrowException, OSError):
+        ws.published.read("predictions")  # tells what is damaged, and what to do
+        raise
+
+
+@lru_cache(maxsize=20_000)
+def _sessions_in(file: Path, _written: int, _size: int) -> dict[str, list[date]]:
+    whole = pq.ParquetFile(file, read_dictionary=["task_id"], page_checksum_verification=True)
+    rows = whole.read(["task_id", "ts"], use_threads=False)
+    known = rows.group_by(["task_id", "ts"], use_threads=False).aggregate([]).to_pydict()
+    found: dict[str, list[date]] = {}
+    for ts, task_id in sorted(zip(known["ts"], known["task_id"], strict=True), reverse=True):
+        found.setdefault(task_id, []).append(ts)
+    return found
 
 
 def read_predictions(
@@ -169,6 +196,7 @@ def read_predictions(
     first: date | None = None,
     last: date | None = None,
     symbol: str | None = None,
+    columns: list[str] | None = None,
 ) -> pa.Table:
     """Stored scores by session, task and symbol; raises NoData if there are none at all."""
     where = ds.field("ts").is_valid()
@@ -179,10 +207,16 @@ def read_predictions(
         where &= ds.field("ts") >= first
     if last is not None:
         where &= ds.field("ts") <= last
-    rows = ws.published.read("predictions", where)
+    since, until = _partition(ws, first), _partition(ws, last)
+    rows = ws.published.read("predictions", where, columns, since=since, until=until)
     if rows is None:
         raise NoData(NO_PREDICTIONS)
     return rows
+
+
+def _partition(ws: Workspace, day: date | None) -> str:
+    """The name of a day's partition, empty without a day."""
+    return "" if day is None or day < ws.grid.start else ws.grid.key(day)
 
 
 def read_judged(ws: Workspace, task: Task) -> pd.DataFrame:
@@ -209,14 +243,19 @@ def recent_rank_ic(ws: Workspace, task: Task) -> list[dict[str, Any]]:
     return found
 
 
-def read_symbol(ws: Workspace, task: Task, symbol: str) -> pd.DataFrame:
+def read_symbol(ws: Workspace, task: Task, symbol: str, first: date | None = None) -> pd.DataFrame:
     """Scores of one symbol and what happened: ts, score, score_percentile, model_id, fwd_return.
 
-    ``fwd_return`` is that of the task's horizon, NaN until it is known.
+    From the session `first` on, if it is given. ``fwd_return`` is that of the task's horizon, NaN
+    until it is known.
     """
-    scores: pd.DataFrame = read_predictions(ws, task.task_id, symbol=symbol).to_pandas()
+    columns = ["ts", "score", "score_percentile", "model_id"]
+    scores: pd.DataFrame = read_predictions(
+        ws, task.task_id, first, symbol=symbol, columns=columns
+    ).to_pandas()
     where = (ds.field("task_id") == task.task_id) & (ds.field("symbol") == symbol)
-    known = ws.published.read("returns", where, ["ts", "fwd_return"])
+    since = _partition(ws, first)  # known later than `first` is what came after it
+    known = ws.published.read("returns", where, ["ts", "fwd_return"], since=since)
     if known is None:
         return scores.assign(fwd_return=np.nan)
     return scores.merge(known.to_pandas(), on="ts", how="left")

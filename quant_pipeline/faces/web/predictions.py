@@ -1,6 +1,7 @@
 """Predictions: the newest session ranked, one symbol through time, why a score is what it is."""
 
-from datetime import date
+from datetime import date, timedelta
+from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -26,33 +27,62 @@ COLUMNS = {
 }  # fmt: skip
 
 
+SPANS = {"2 years": 730, "all": None}
+
+
 def page() -> None:
     """Show ranked scores with filters, then one symbol."""
     begin("Predictions", "Out-of-sample scores: each by a model from before its session.")
     with section():
-        filters = st.columns([2, 2, 2, 3])
+        filters = st.columns([2, 3, 2, 3])
         task = choose_task(filters[0])
         sessions = remembered(shown.scored_sessions, of(task))
         if not sessions:
             raise NoData(shown.NO_PREDICTIONS)
-        day = filters[1].selectbox("Session", sessions, format_func=date.isoformat)
+        days = _of_model(task, sessions, filters[1])
+        if not days:
+            st.info("That model has not served yet: no session was scored by it.")
+            return
+        day = filters[2].selectbox("Session", days, format_func=date.isoformat)
         rows = remembered(_ranked, of(task), day)
-        models = ["all", *sorted(rows["model"].unique())]
-        model = filters[2].selectbox("Model", models)
         symbols = filters[3].multiselect("Symbols", sorted(rows["symbol"]), placeholder="all")
-        chosen = rows
-        if model != "all":
-            chosen = chosen[chosen["model"] == model]
-        if symbols:
-            chosen = chosen[chosen["symbol"].isin(symbols)]
-        _table(task, day, chosen)
+        _table(task, day, rows[rows["symbol"].isin(symbols)] if symbols else rows)
         st.divider()
-        symbol = st.selectbox(
+        left, right = st.columns([3, 1])
+        symbol = left.selectbox(
             "One symbol through time", sorted(rows["symbol"]),
             index=int(rows["symbol"].sort_values().reset_index(drop=True).eq(
                 symbols[0] if symbols else rows["symbol"].iloc[0]).idxmax()),
         )  # fmt: skip
-        _symbol(task, symbol)
+        span = right.segmented_control("Span", list(SPANS), default="2 years") or "2 years"
+        days_back = SPANS[span]
+        first = sessions[0] - timedelta(days=days_back) if days_back else None
+        _symbol(task, symbol, first)
+
+
+def _of_model(task: Task, sessions: list[date], place: Any) -> list[date]:
+    """The sessions that a chosen model served, newest first; all of them if none is chosen."""
+    services = remembered(_services, of(task))
+    model = place.selectbox(
+        "Model", [None, *services],
+        format_func=lambda m: f"{m[:12]}, as of {services[m][0]}" if m else "whichever served",
+        help="A session has the scores of one champion: a model is chosen to see its sessions.",
+    )  # fmt: skip
+    if model is None:
+        return sessions
+    return [d for d in sessions if any(a <= d < b for a, b in services[model][1])]
+
+
+def _services(ws: Workspace, task: Task) -> dict[str, tuple[date, list[tuple[date, date]]]]:
+    """Each champion's as-of and the spans in which it served, ``[from, before)``; newest first."""
+    found = ws.meta.champions(task.task_id)
+    asof = {m.model_id: m.asof for m in ws.meta.models(task.task_id)}
+    ends = [c.from_ts for c in found[1:]] + [date.max]
+    spans: dict[str, tuple[date, list[tuple[date, date]]]] = {}
+    for champion, end in reversed(list(zip(found, ends, strict=True))):
+        kept = spans.setdefault(champion.model_id, (asof[champion.model_id], []))
+        kept[1].append((champion.from_ts, end))
+    return spans
 
 
 def _ranked(ws: Workspace, task: Task, day: date) -> pd.DataFrame:
@@ -84,10 +114,10 @@ def _table(task: Task, day: date, rows: pd.DataFrame) -> None:
     )  # fmt: skip
 
 
-def _symbol(task: Task, symbol: str) -> None:
+def _symbol(task: Task, symbol: str, first: date | None) -> None:
     left, right = st.columns([3, 2])
     with left, section():
-        history = remembered(shown.read_symbol, of(task), symbol)
+        history = remembered(shown.read_symbol, of(task), symbol, first)
         show(charts.symbol_scores(history, symbol))
         show(charts.symbol_returns(history, symbol, task.horizon))
     with right, section():
