@@ -111,8 +111,15 @@ def go(page: Page, address: str, tab: str) -> None:
     page.wait_for(DRAWN)
 
 
+# Opened by the address of a tab, Streamlit looks for its server below that, too, before above.
+LOOKED_FOR = re.compile(
+    r"Failed to load resource: the server responded with a status of 404 \(Not Found\) "
+    r"http://127\.0\.0\.1:\d+/(predictions|models|outcomes|data)/_stcore/(health|host-config)"
+)
+
+
 def complaints(page: Page) -> list[str]:
-    """Errors of the console and of scripts, as far as the page told."""
+    """Errors of the console and of scripts, as far as the page told, but for LOOKED_FOR."""
     page.wait_for("true")  # what came before is told by now
     found = []
     for event in page.events:
@@ -123,7 +130,22 @@ def complaints(page: Page) -> list[str]:
             found.append(f"{given['entry']['text']} {given['entry'].get('url')}")
         if event["method"] == "Runtime.consoleAPICalled" and given["type"] == "error":
             found.append(json.dumps(given["args"])[:300])
-    return found
+    return [words for words in found if not LOOKED_FOR.fullmatch(words)]
+
+
+def open_tab(page: Page, address: str, tab: str) -> None:
+    """Open a tab by its address and wait until it is drawn."""
+    page.open(f"{address}/{'' if tab == 'Overview' else tab.lower()}")
+    page.wait_for(READY % json.dumps(tab))
+    page.wait_for(DRAWN)
+
+
+def keep(page: Page, folder: Path, name: str, width: int = 1280) -> None:
+    """A picture of the whole page, kept where QUANT_SCREENSHOTS says."""
+    kept = os.environ.get("QUANT_SCREENSHOTS")
+    height = "document.querySelector('[data-testid=\"stMainBlockContainer\"]').scrollHeight"
+    page.resize(width, int(page.wait_for(height)) + 40)
+    page.keep((Path(kept) if kept else folder) / f"page-{name.lower()}.png")
 
 
 def test_every_tab_is_drawn_without_a_complaint(page, address, tmp_path) -> None:
@@ -134,36 +156,53 @@ def test_every_tab_is_drawn_without_a_complaint(page, address, tmp_path) -> None
         text = page.wait_for("document.body.innerText")
         assert "Traceback" not in text
         assert "KeyError" not in text
-        kept = os.environ.get("QUANT_SCREENSHOTS")
-        height = "document.querySelector('[data-testid=\"stMainBlockContainer\"]').scrollHeight"
-        page.resize(1280, int(page.wait_for(height)) + 40)
-        page.keep((Path(kept) if kept else tmp_path) / f"page-{tab.lower()}.png")
+        keep(page, tmp_path, tab)
         page.resize(1280, 900)
     assert complaints(page) == []
 
 
 @pytest.mark.parametrize("tab", TABS)
-def test_nothing_is_cut_off_on_a_telephone(page, address, tab) -> None:
+def test_nothing_is_cut_off_on_a_telephone(page, address, tab, tmp_path) -> None:
     page.resize(390, 844)
-    page.open(f"{address}/{'' if tab == 'Overview' else tab.lower()}")
-    page.wait_for(READY % json.dumps(tab))
-    page.wait_for(DRAWN)
+    open_tab(page, address, tab)
     main = "document.querySelector('[data-testid=\"stMain\"]')"
     assert page.wait_for(f"{main}.scrollWidth <= {main}.clientWidth + 1 ? 'fits' : 'cut'") == "fits"
+    keep(page, tmp_path, f"{tab}-390", 390)
+    assert complaints(page) == []
 
 
-def test_a_dark_browser_gets_a_dark_page(page, address) -> None:
+@pytest.mark.parametrize("tab", TABS)
+def test_a_dark_browser_gets_a_dark_page(page, address, tab, tmp_path) -> None:
     shade = "getComputedStyle(document.querySelector('[data-testid=\"stApp\"]')).backgroundColor"
     shades = {}
     for scheme in ("light", "dark"):
         feature = {"name": "prefers-color-scheme", "value": scheme}
         page.do("Emulation.setEmulatedMedia", features=[feature])
-        page.open(address)
-        page.wait_for(READY % json.dumps("Overview"))
+        open_tab(page, address, tab)
         numbers = re.findall(r"\d+", page.wait_for(shade))
         shades[scheme] = sum(int(n) for n in numbers[:3]) / 3
     assert shades["light"] > 200
     assert shades["dark"] < 60
+    keep(page, tmp_path, f"{tab}-dark")
+    assert complaints(page) == []
+
+
+def test_a_missing_model_file_is_told_and_the_rest_is_drawn(page, used, tmp_path) -> None:
+    for file in (used.root / "models").glob("*.joblib"):
+        file.unlink()
+    told = {
+        "Overview": "has no file with its sha256",
+        "Predictions": "is missing, but the registry",
+        "Models": "is missing, but the registry",
+        "Outcomes": "RankIC",
+        "Data": "Coverage",
+    }
+    with page_of(used, tmp_path) as address:
+        for tab in TABS:
+            go(page, address, tab)
+            page.wait_for_text(told[tab])
+            assert "Traceback" not in page.wait_for("document.body.innerText")
+        assert complaints(page) == []
 
 
 def test_scores_are_downloaded_as_they_are_stored(page, address, finished, tmp_path) -> None:

@@ -2,14 +2,18 @@
 
 import importlib
 import os
+from datetime import date
 
 import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from quant_pipeline.chain import shown
-from quant_pipeline.faces.web import models, shared
+from quant_pipeline.chain.prices import publish_prices
+from quant_pipeline.faces.page_server import DAGSTER
+from quant_pipeline.faces.web import data, models, shared
 from quant_pipeline.stores.locks import held
+from quant_pipeline.stores.meta import Champion, utc_now
 from quant_pipeline_tests.homes import SmallHome
 
 PAGES = ("overview", "predictions", "models", "outcomes", "data")
@@ -133,6 +137,59 @@ def test_metrics_of_folds_are_numbers_and_the_important_ones_come_first(finished
     assert all(dtype == "float64" for dtype in table.dtypes[1:])
     stored = finished.workspace.meta.models("up_5d")[-1].metrics
     assert table["RankIC"].iloc[-1] == stored["rank_ic"]
+
+
+def test_an_empty_home_has_nothing_to_be_glad_of(workspace, monkeypatch):
+    found = run("data", SmallHome(workspace.home.root), monkeypatch)
+    assert not found.success
+    assert [info.value for info in found.info].count(data.NO_PRICES) == 3
+
+
+def test_a_champion_without_its_file_needs_attention(used, monkeypatch):
+    champion = used.workspace.meta.champions("up_5d")[-1]
+    (used.root / "models" / f"{champion.model_id}.joblib").unlink()
+    table = run("overview", used, monkeypatch).table[0].value
+    mine = table[table["what"].str.contains(champion.model_id[:12])]
+    assert mine.index.to_list() == ["error"]
+    assert "`quant train --asof 2016-07-31 --task up_5d`" in mine["next"].iloc[0]
+    assert set(table.index) <= {"error", "warning"}
+
+
+def test_a_champion_of_a_later_date_says_from_when(used, monkeypatch):
+    ws = used.workspace
+    serving, other = ws.meta.champions("up_5d")[-1], ws.meta.models("up_5d")[0]
+    later = Champion(
+        task_id="up_5d", partition_key=serving.partition_key, model_id=other.model_id,
+        from_ts=date(2016, 8, 9), why="promoted by hand: test", decided_at=utc_now(),
+    )  # fmt: skip
+    ws.meta.freeze_champion(later)
+    said = words(run("overview", used, monkeypatch))
+    assert f"Champion: {serving.model_id[:8]}" in said
+    assert f"{other.model_id[:8]} from 2016-08-09 on: promoted by hand: test" in said
+
+
+def test_what_needs_attention_leads_to_the_partition_in_dagster(used, market, monkeypatch):
+    used.ingest(market[market["symbol"] == "S003"].tail(40).assign(volume=7_000_000))
+    publish_prices(used.workspace)
+    monkeypatch.setenv(DAGSTER, "http://0.0.0.0:3000")
+    told = run("overview", used, monkeypatch).table[0].value["next"]
+    links = [text for text in told if "/assets/features_daily?view=partitions&partition=20" in text]
+    assert links
+    assert "0.0.0.0" not in "".join(told)
+
+
+@pytest.mark.parametrize(
+    ("address", "page", "expected"),
+    [
+        ("http://127.0.0.1:3000", "http://127.0.0.1:3001/overview", "http://127.0.0.1:3000"),
+        ("http://0.0.0.0:3000", "http://box.example:3001/", "http://box.example:3000"),
+        ("http://127.0.0.1:3000", "https://quant.example.com/", "http://quant.example.com:3000"),
+        ("http://[::]:3000", "http://[fe80::1]:3001/", "http://[fe80::1]:3000"),
+        ("http://0.0.0.0:3000", "", "http://127.0.0.1:3000"),
+    ],
+)
+def test_dagster_is_linked_by_the_name_that_the_browser_uses(address, page, expected):
+    assert shared.reachable(address, page) == expected
 
 
 def test_two_models_are_laid_side_by_side(finished, monkeypatch):

@@ -41,7 +41,7 @@ NO_OUTCOMES = (
 def stamp(ws: Workspace) -> tuple[date | tuple[str, int, int], ...]:
     """What tells whether anything that is read here was written again, or is late by now."""
     registry = ws.home.registry
-    files = [registry, registry.with_name(registry.name + "-wal")]
+    files = [registry, registry.with_name(registry.name + "-wal"), ws.home.models]
     tables = sorted(p for p in ws.home.published.glob("*") if p.is_dir())
     found = (_facts_of(path) for path in [*files, *tables, ws.home.settings_file])
     return ws.today(), *found
@@ -83,15 +83,17 @@ def _changes(ws: Workspace, kind: str) -> Changes:
 
 @dataclass(frozen=True)
 class Attention:
-    """Something that a person should look at, and what to do about it."""
+    """Something that a person should look at, what to do about it, and where Dagster shows it."""
 
     severity: Literal["ERROR", "WARN"]
     what: str
     next_step: str
+    asset: str = ""
+    partition_key: str = ""
 
 
 def find_attention(ws: Workspace) -> list[Attention]:
-    """Failed checks, stale partitions, late data, tasks without a model or scores; worst first."""
+    """Failed checks, stale or late data, tasks without model, file or scores; worst first."""
     found = _failed_checks(ws)
     try:
         stored = read_stored_shown(ws)
@@ -102,11 +104,13 @@ def find_attention(ws: Workspace) -> list[Attention]:
             key, reason = next(iter(why.items()))
             others = f" and {len(why) - 1} more partitions" if len(why) > 1 else ""
             what = f"{asset} of {key}{others}: {reason}."
-            found.append(Attention("WARN", what, "`quant score` computes them first."))
+            next_step = "`quant score` computes them first."
+            found.append(Attention("WARN", what, next_step, asset, key))
     counts = [Session(d, n) for d, n in _counts(ws, is_session=True)]
     late = find_late(ws, counts, _counts(ws, is_session=False))
     found += [Attention("WARN", words, "Ingest what is missing.") for words in late]
-    found += [a for task in ws.settings.tasks for a in _unscored(ws, task, stored.last_session)]
+    for task in ws.settings.tasks:
+        found += [*_lost_champions(ws, task), *_unscored(ws, task, stored.last_session)]
     return sorted(found, key=lambda a: a.severity != "ERROR")
 
 
@@ -121,8 +125,9 @@ def _failed_checks(ws: Workspace) -> list[Attention]:
         newest = max(rows, key=lambda row: row.partition_key)
         others = f" (and {len(rows) - 1} earlier)" if len(rows) > 1 else ""
         what = f"{name} of {asset}, {newest.partition_key}{others}: {newest.words}"
-        next_step = f"Dagster: {asset}, partition {newest.partition_key}."
-        found.append(Attention("ERROR" if severity == "ERROR" else "WARN", what, next_step))
+        rank: Literal["ERROR", "WARN"] = "ERROR" if severity == "ERROR" else "WARN"
+        next_step = "Its numbers are in Dagster (`quant ui`)."
+        found.append(Attention(rank, what, next_step, asset, newest.partition_key))
     return found
 
 
@@ -131,6 +136,22 @@ def _counts(ws: Workspace, *, is_session: bool) -> list[tuple[date, int]]:
     if rows is None:
         return []
     return list(zip(rows["ts"].to_pylist(), rows["n_bars"].to_pylist(), strict=True))
+
+
+def _lost_champions(ws: Workspace, task: Task) -> list[Attention]:
+    """Of the champions of the newest partition those whose file is gone or is another one."""
+    champions = ws.meta.champions(task.task_id)
+    newest = {c.model_id for c in champions if c.partition_key == champions[-1].partition_key}
+    return [
+        Attention(
+            "ERROR",
+            f"The champion of {task.task_id}, model {model.model_id[:12]}, has no file with its "
+            "sha256: nothing can be scored with it, and no score of it explained.",
+            f"Restore it, or `quant train --asof {model.asof} --task {task.task_id}`.",
+        )
+        for model in map(ws.meta.model, sorted(newest))
+        if not ws.files.is_intact(model.model_id)
+    ]
 
 
 def _unscored(ws: Workspace, task: Task, last: date) -> list[Attention]:

@@ -58,17 +58,25 @@ def _symbols(rows: pd.DataFrame) -> None:
 
 def _by_reason(ws: Workspace) -> pd.DataFrame:
     rows = ws.published.read("rejected", columns=["reason"])
+    _require_prices(ws, rows)
     return _counted(rows, "reason")
 
 
 def _by_change(ws: Workspace) -> pd.DataFrame:
     rows = ws.published.read("restated", pc.field("change") != "relinked", ["ts", "change"])
+    _require_prices(ws, rows)
     if rows is None or not len(rows):
         return pd.DataFrame({"what": [], "n": []})
     names = {"restated": "changed after it was stored", "late": "came after its window was sealed",
              "deleted": "left out later"}  # fmt: skip
     found = _counted(rows, "change")
     return found.assign(what=[names.get(c, c) for c in found["change"]])
+
+
+def _require_prices(ws: Workspace, rows: pa.Table | None) -> None:
+    """Raise NoData where nothing was read yet: that no row was refused would say nothing."""
+    if rows is None or not len(rows):
+        _coverage(ws)
 
 
 def _counted(rows: pa.Table | None, column: str) -> pd.DataFrame:

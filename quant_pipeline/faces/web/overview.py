@@ -1,6 +1,7 @@
 """Overview: how far data reach, who is champion, how scores do, what needs attention."""
 
 from typing import Any
+from urllib.parse import quote, urlencode
 
 import pandas as pd
 import streamlit as st
@@ -12,6 +13,7 @@ from quant_pipeline.faces.web.shared import (
     NOTHING,
     TOO_FEW,
     begin,
+    dagster_address,
     dagster_link,
     of,
     plus_minus,
@@ -64,6 +66,8 @@ def _task(task: Task) -> None:
     cells = st.columns(4)
     cells[0].metric("Champion", champion["model"], help=champion["why"])
     cells[1].metric("As of", champion["asof"])
+    if champion["later"]:
+        cells[0].caption(champion["later"])
     newest = remembered(shown.newest_session, of(task))
     cells[2].metric("Scored through", newest.isoformat() if newest else NOTHING)
     try:
@@ -96,14 +100,19 @@ def _caveats(row: dict[str, Any]) -> list[str]:
 
 
 def _champion(ws: Workspace, task: Task) -> dict[str, str]:
+    """Who serves the newest session, and who is to serve later."""
     found = ws.meta.champions(task.task_id)
     if not found:
         why = "No partition has been scored yet: run `quant score`."
-        return {"model": NOTHING, "asof": NOTHING, "why": why}
-    newest = found[-1]
+        return {"model": NOTHING, "asof": NOTHING, "why": why, "later": ""}
+    last = shown.read_stored_shown(ws).last_session
+    serving = [c for c in found if c.from_ts <= last]
+    newest = (serving or found)[-1]
+    later = [f"{c.model_id[:8]} from {c.from_ts} on: {c.why}" for c in found if c.from_ts > last]
     model = ws.meta.model(newest.model_id)
     why = f"{newest.why}; serves from {newest.from_ts} on."
-    return {"model": newest.model_id[:8], "asof": model.asof.isoformat(), "why": why}
+    return {"model": newest.model_id[:8], "asof": model.asof.isoformat(), "why": why,
+            "later": "; ".join(later)}  # fmt: skip
 
 
 def _attention(found: list[shown.Attention]) -> None:
@@ -112,9 +121,19 @@ def _attention(found: list[shown.Attention]) -> None:
                    icon=":material/check_circle:")  # fmt: skip
         return
     rows = [
-        {"": "error" if a.severity == "ERROR" else "look", "what": a.what, "next": a.next_step}
+        {"": "error" if a.severity == "ERROR" else "warning", "what": a.what, "next": _next(a)}
         for a in found[:MOST]
     ]
     st.table(pd.DataFrame(rows).set_index(""))
     if len(found) > MOST:
         st.caption(f"And {len(found) - MOST} more: `quant status`.")
+
+
+def _next(one: shown.Attention) -> str:
+    """What to do, and a link to the partition in Dagster, if that runs beside the page."""
+    address = dagster_address()
+    if not address or not one.asset:
+        return one.next_step
+    query = urlencode({"view": "partitions", "partition": one.partition_key})
+    link = f"{address}/assets/{quote(one.asset)}?{query}"
+    return f"{one.next_step} [{one.asset}, {one.partition_key}]({link})"

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date
 from typing import Any
+from urllib.parse import urlsplit
 
 import altair as alt
 import pandas as pd
@@ -111,9 +112,28 @@ def plus_minus(mean: float | None, error: float | None, form: str = ".4f") -> st
     return f"{number(mean, '+' + form)} ± {number(error, form)}"
 
 
+def reachable(address: str, page: str) -> str:
+    """Dagster's address with the host name by which the browser has reached the page.
+
+    Both are on one machine, and what Dagster listens on (0.0.0.0) is no name for a browser.
+    """
+    known, asked = urlsplit(address), urlsplit(page)
+    host = asked.hostname or known.hostname or ""
+    if host in ("0.0.0.0", "::"):
+        host = "127.0.0.1"
+    place = f"[{host}]" if ":" in host else host
+    return f"{known.scheme}://{place}:{known.port}"
+
+
+def dagster_address() -> str:
+    """Where Dagster's web UI is, if it runs beside this page, else nothing."""
+    address = os.environ.get(DAGSTER)
+    return reachable(address, str(st.context.url or "")) if address else ""
+
+
 def dagster_link(words: str, path: str = "") -> None:
     """A link into Dagster's web UI, if it runs beside this page."""
-    address = os.environ.get(DAGSTER)
+    address = dagster_address()
     if address:
         st.link_button(words, f"{address}/{path}", icon=":material/open_in_new:")
 
