@@ -139,6 +139,23 @@ def test_metrics_of_folds_are_numbers_and_the_important_ones_come_first(finished
     assert table["RankIC"].iloc[-1] == stored["rank_ic"]
 
 
+def test_the_worst_features_of_the_newest_partition_are_named(finished, monkeypatch):
+    found = run("data", finished, monkeypatch)
+    said = words(found)
+    checks = {c.name: c for c in shown.newest_checks(finished.workspace, "features_daily")}
+    for name, title, what in (
+        ("features_have_not_drifted", "Largest drift", "psi"),
+        ("features_are_filled", "Most often missing", "null_share"),
+    ):
+        newest = checks[name]
+        named = [v for n, v in newest.numbers.items() if n.startswith(f"{what} of ")]
+        if named:
+            assert f"**{title}, {newest.partition_key}**" in said
+            assert max(named) == pytest.approx(newest.numbers[f"largest_{what}"])
+        assert len(named) <= 10
+    assert "Largest drift, " in said
+
+
 def test_an_empty_home_has_nothing_to_be_glad_of(workspace, monkeypatch):
     found = run("data", SmallHome(workspace.home.root), monkeypatch)
     assert not found.success

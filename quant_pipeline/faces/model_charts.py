@@ -277,6 +277,22 @@ def counted(rows: pd.DataFrame, column: str, title: str) -> Chart:
     return titled(bars, title, f"{title}: {told}.", height=28 * len(rows))
 
 
+def by_feature(rows: pd.DataFrame, axis: str, title: str, form: str) -> Chart:
+    """A value of some features as bars, in their order."""
+    order = rows["feature"].to_list()
+    bars = (
+        alt.Chart(rows)
+        .mark_bar(color=BLUE, height={"band": 0.65})
+        .encode(
+            alt.Y("feature:N").sort(order).title(None).axis(labelOverlap=False, labelFlush=False),
+            alt.X("value:Q").title(axis).axis(format=form, tickCount=5),
+            tooltip=["feature", alt.Tooltip("value:Q", format=form)],
+        )
+    )
+    told = ", ".join(f"{r['feature']} {r['value']:{form}}" for r in rows.to_dict("records")[:5])
+    return titled(bars, title, f"{title}: {told}.", height=20 * len(rows))
+
+
 def by_partition(rows: pd.DataFrame, columns: Mapping[str, str], y: str, title: str) -> Chart:
     """At most three numbers of each partition as lines; `columns` maps them to their names."""
     long = rows.rename(columns=dict(columns)).melt(

@@ -25,6 +25,7 @@ FINE_BINS = 64
 GRID_ROWS = 4_000
 # Fewer have no distribution to compare: rows of a session move together.
 MIN_SESSIONS_BEFORE, MIN_REFERENCE, MIN_ROWS = 10, 500, 50
+N_WORST = 10  # features that are told of one by one
 
 
 def check_features(ws: Workspace, keys: Sequence[str]) -> list[Checked]:
@@ -126,8 +127,14 @@ def _filled(
     numbers = {
         "rows": row["n"], "mean_null_share": float(np.mean(list(share.values()))),
         "largest_null_share": max(share.values()), "features_with_too_few": len(bad),
-    }  # fmt: skip
+    } | _worst("null_share", list(names), [share[n] for n in names])  # fmt: skip
     return Checked(name, key, not bad, "WARN", words, numbers)
+
+
+def _worst(what: str, names: Sequence[str], values: Sequence[float]) -> dict[str, float]:
+    """The largest values above 0 by feature, named "psi of KMID"; the page draws them."""
+    above = sorted((-value, name) for name, value in zip(names, values, strict=True) if value > 0)
+    return {f"{what} of {name}": -value for value, name in above[:N_WORST]}
 
 
 @dataclass(frozen=True)
@@ -227,5 +234,5 @@ def _drifted(
         "drifted_share": share, "median_psi": float(np.nanmedian(index)),
         "largest_psi": largest, "largest_psi_of": names[order[0]],
         "rows": n, "rows_before": n_before,
-    }  # fmt: skip
+    } | _worst("psi", list(names), index.tolist())  # fmt: skip
     return Checked(name, key, passed, "WARN", words, numbers)

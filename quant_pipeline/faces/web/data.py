@@ -114,6 +114,24 @@ def _health(ws: Workspace) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _worst(ws: Workspace, what: str) -> tuple[str, pd.DataFrame]:
+    """The newest partition whose check named features, and their values, largest first."""
+    prefix = f"{what} of "
+    for row in reversed(shown.newest_checks(ws, "features_daily")):
+        named = {n.removeprefix(prefix): v for n, v in row.numbers.items() if n.startswith(prefix)}
+        if named:
+            found = pd.DataFrame({"feature": list(named), "value": list(named.values())})
+            found = found.sort_values(["value", "feature"], ascending=[False, True])
+            return row.partition_key, found.reset_index(drop=True)
+    return "", pd.DataFrame({"feature": [], "value": []})
+
+
+def _by_feature(what: str, axis: str, title: str, form: str) -> None:
+    key, rows = remembered(_worst, what)
+    if len(rows):
+        show(charts.by_feature(rows, axis, f"{title}, {key}", form))
+
+
 def _features(rows: pd.DataFrame) -> None:
     left, right = st.columns(2)
     with left:
@@ -121,11 +139,13 @@ def _features(rows: pd.DataFrame) -> None:
             rows, {"mean_null_share": "mean", "largest_null_share": "largest of a feature"},
             "share of missing values", "Missing values of features, by partition",
         ))  # fmt: skip
+        _by_feature("null_share", "share of missing values", "Most often missing", ".1%")
     with right:
         show(charts.by_partition(
             rows, {"median_psi": "median", "largest_psi": "largest"}, "stability index",
             "Drift of features from their training window",
         ))  # fmt: skip
+        _by_feature("psi", "stability index", "Largest drift", ".2f")
     worst = rows.dropna(subset=["largest_psi"]).sort_values("largest_psi", ascending=False).head(5)
     if len(worst):
         told = ", ".join(f"{r.partition} {r.largest_psi_of} {r.largest_psi:.2f}"
