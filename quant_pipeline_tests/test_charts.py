@@ -66,6 +66,9 @@ def every(judged: pd.DataFrame) -> dict[str, charts.Chart]:
         "counted": model_charts.counted(
             pd.DataFrame({"reason": ["x"], "n": [3]}), "reason", "by reason"
         ),
+        "by_feature": model_charts.by_feature(
+            pd.DataFrame({"feature": ["A", "B"], "value": [0.2, 0.1]}), "share", "worst", ".1%"
+        ),
         "by_partition": model_charts.by_partition(parts, {"a": "A", "b": "B"}, "y", "parts"),
     }
 
@@ -77,7 +80,7 @@ def test_no_chart_is_left_out_here(judged):
         and not name.startswith("_")
     }  # fmt: skip
     parts = {"titled", "time_axis", "zero", "thinned", "per_point", "number", "signed_axis",
-             "percent_of"}  # fmt: skip
+             "percent_of", "of_outcomes"}  # fmt: skip
     assert made - parts == set(every(judged))
 
 

@@ -47,7 +47,7 @@ def test_every_picture_is_drawn_and_named(report):
     reader = Elements()
     reader.feed(report)
     pictures = [given for tag, given in reader.found if tag == "svg"]
-    assert len(pictures) == 8
+    assert len(pictures) == 10
     assert all(len(given["aria-label"] or "") > 20 for given in pictures)
 
 
@@ -60,6 +60,21 @@ def test_its_numbers_are_those_of_the_command(finished, report):
     assert f"{found['portfolio']['net']:+.3%}" in report
     assert "gross" in report
     assert "net of 10 bps" in report
+
+
+def test_accuracy_stands_beside_what_the_commoner_class_reaches(finished, tmp_path):
+    ws = finished.workspace
+    task = ws.settings.task("up_5d")
+    write_report(ws, task, None, None, tmp_path / "up.html")
+    (found,) = judge_predictions(ws, task)
+    judged = shown.read_judged(ws, task)
+    share = judged["base_rate"].mean()
+    assert share == pytest.approx(found["metrics"]["base_rate"], abs=0.01)
+    cells = re.search(r"<td>accuracy</td>(.*?)</tr>", (tmp_path / "up.html").read_text())
+    assert cells is not None
+    mean, _, base, _ = re.findall(r"<td>(.*?)</td>", cells[1])
+    assert mean == f"{judged['accuracy'].mean():.4f}"
+    assert base == f"{max(share, 1 - share):.4f}"
 
 
 def test_a_range_is_kept_to_and_an_empty_one_refused(finished, tmp_path):

@@ -25,7 +25,7 @@ from quant_pipeline.ml.ranking_metrics import (
     turnover,
 )
 from quant_pipeline.ml.session_metrics import session_metrics
-from quant_pipeline.ml.sessions import index_sessions, session_correlations
+from quant_pipeline.ml.sessions import index_sessions, session_correlations, session_means
 from quant_pipeline.ml.targets import make_target
 from quant_pipeline.settings import MetricSettings, Task
 from quant_pipeline.stores.series import read_sessions
@@ -35,7 +35,8 @@ def judge_sessions(ws: Workspace, task: Task, start: date, end: date) -> pa.Tabl
     """The sessions whose labels became known in ``[start, end)``, one row a group.
 
     A group is what `judge_predictions` does not pool: task, origin, and whether the session came
-    after the settings were chosen. Columns: n, ic, rank_ic, what `session_metrics` has, quantile_1
+    after the settings were chosen. Columns: n, ic, rank_ic, what `session_metrics` has, of a
+    classification base_rate (the share that came true), quantile_1
     (lowest) to quantile_5, turnover, rank_autocorrelation, rank_ic_age_{sessions}, and of the
     tranche formed on the session gross, net, tranche_turnover, n_names. NaN where undefined. What
     they were judged with stands beside them, as [metrics] names it: top_k, cost_bps and others.
@@ -94,6 +95,10 @@ def _columns(
     for name, ranked in (("ic", False), ("rank_ic", True)):
         found[name] = session_correlations(session, len(sessions), score, fwd_return, ranked, least)
     found |= session_metrics(task, *usual, target, fwd_return, spec)[1]
+    if task.kind == "classification":
+        is_judged = known & np.isfinite(score)
+        share = session_means(session, len(sessions), target, is_judged)
+        found["base_rate"] = np.where(np.isfinite(found["accuracy"]), share, np.nan)
     quantiles = quantile_returns(ts, score, fwd_return, N_QUANTILES, least)[1]
     found |= {f"quantile_{i}": column for i, column in enumerate(quantiles.T, 1)}
     found["turnover"] = turnover(*usual, spec.quantile, 1)[1]

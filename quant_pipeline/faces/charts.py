@@ -3,13 +3,22 @@
 Colours are legible on white and on black; text takes its colour from whoever shows the chart.
 """
 
+from collections.abc import Sequence
+from datetime import date
 from typing import Any
 
 import altair as alt
 import numpy as np
 import pandas as pd
 
-from quant_pipeline.chain.shown_stats import smoothed
+from quant_pipeline.chain.shown_stats import (
+    by_age,
+    by_month,
+    by_quantile,
+    capital,
+    portfolio_title,
+    smoothed,
+)
 
 BLUE, RED, GREY, GREEN = "#4a86c5", "#cf6a4c", "#8b949e", "#5a9e6f"
 AMBER = "#e0a030"  # errors and spreads: to be seen on bars, on white and on black
@@ -252,3 +261,33 @@ def drawdown(found: pd.DataFrame, title: str) -> Chart:
     )
     words = f"{title}: {number(-worst, '.1%')} at worst."
     return titled(area, title, words, height=110)
+
+
+def of_outcomes(judged: pd.DataFrame, sessions: Sequence[date], horizon: int) -> dict[str, Chart]:
+    """Every chart of what scores were worth, by name, for the page and for the report alike."""
+    returns = f"{horizon}-session return"
+    money = capital(judged, sessions, horizon)
+    top = max(int(name[-1]) for name in judged.columns if name.startswith("quantile_"))
+    judged = judged.assign(spread=judged[f"quantile_{top}"] - judged["quantile_1"])
+    return {
+        "rank_ic": by_session(judged, "rank_ic", "RankIC", "RankIC by session, and mean of 63"),
+        "sums": cumulative(judged, "Running sum of RankIC and IC"),
+        "months": heat_map(by_month(judged, "rank_ic"), "Mean RankIC by month"),
+        "ic": by_session(judged, "ic", "IC", "IC by session, and mean of 63"),
+        "decay": with_errors(
+            by_age(judged, horizon), "age", "age of the score in sessions", "RankIC",
+            "Decay: RankIC by age of the score",
+        ),
+        "quantiles": with_errors(
+            by_quantile(judged, horizon), "quantile", "fifth of the score, 5 is the highest",
+            returns, f"{returns} by fifth of the score, gross", percent=True,
+        ),
+        "spread": by_session(
+            judged, "spread", "return", f"Top minus bottom fifth, {returns}, gross", "+.1%"
+        ),
+        "capital": capital_lines(money, portfolio_title(judged, horizon)),
+        "drawdown": drawdown(money, "Drawdown of the top-k portfolio, net of costs"),
+        "turnover": by_session(
+            judged, "turnover", "share", "Turnover of the top fifth, a session", ".0%"
+        ),
+    }  # fmt: skip

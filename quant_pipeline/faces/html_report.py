@@ -11,19 +11,15 @@ import vl_convert
 
 from quant_pipeline.chain import shown
 from quant_pipeline.chain.shown_stats import (
-    by_age,
-    by_month,
-    by_quantile,
-    capital,
     in_sample,
     mean_with_error,
     out_of_sample,
-    portfolio_title,
     settings_warning,
 )
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.errors import NoData, SettingsError
 from quant_pipeline.faces import charts
+from quant_pipeline.faces.charts import number
 from quant_pipeline.settings import Task
 from quant_pipeline.stores.durable import write_durably
 
@@ -112,22 +108,7 @@ def _group(
     """Of sessions after the settings were chosen, if there are any."""
     judged = out_of_sample(every)
     notes = _notes(ws, task, every, judged)
-    returns = f"{task.horizon}-session return"
-    found = capital(judged, sessions, task.horizon)
-    drawn = [
-        charts.by_session(judged, "rank_ic", "RankIC", "RankIC by session, and mean of 63"),
-        charts.cumulative(judged, "Running sum of RankIC and IC"),
-        charts.heat_map(by_month(judged, "rank_ic"), "Mean RankIC by month"),
-        charts.with_errors(by_quantile(judged, task.horizon), "quantile",
-                           "fifth of the score, 5 is the highest", returns,
-                           f"{returns} by fifth of the score, gross", percent=True),
-        charts.capital_lines(found, portfolio_title(judged, task.horizon)),
-        charts.drawdown(found, "Drawdown of the top-k portfolio, net of costs"),
-        charts.with_errors(by_age(judged, task.horizon), "age", "age of the score in sessions",
-                           "RankIC", "Decay: RankIC by age of the score"),
-        charts.by_session(judged, "turnover", "share", "Turnover of the top fifth, a session",
-                          ".0%"),
-    ]  # fmt: skip
+    drawn = charts.of_outcomes(judged, sessions, task.horizon).values()
     figures = "".join(_figure(chart) for chart in drawn)
     return f'<h2>{words}</h2>{notes}{_table(judged, task.horizon)}<div class="grid">{figures}</div>'
 
@@ -151,16 +132,19 @@ def _table(judged: pd.DataFrame, horizon: int) -> str:
     for column, name, chance, form in ROWS:
         if column in judged and judged[column].notna().any():
             found = mean_with_error(judged[column], horizon)
-            cells = [name, format(found["mean"], form), _error(found["se"], form), chance,
-                     f"{found['n']:,}"]  # fmt: skip
+            base = _accuracy_base(judged) if column == "accuracy" else chance
+            cells = [name, format(found["mean"], form), number(found["se"], form.lstrip("+")),
+                     base, f"{found['n']:,}"]  # fmt: skip
             lines.append("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in cells) + "</tr>")
     heads = ("a session", "mean", "± s.e.", "chance", "sessions")
     head = "<tr>" + "".join(f"<th>{h}</th>" for h in heads) + "</tr>"
     return f"<table>{head}{''.join(lines)}</table>"
 
 
-def _error(value: float, form: str) -> str:
-    return "–" if value != value else format(value, form.lstrip("+"))
+def _accuracy_base(judged: pd.DataFrame) -> str:
+    """What always naming the commoner class reaches, as the mean of the same sessions."""
+    share = judged["base_rate"].mean() if "base_rate" in judged else float("nan")
+    return number(max(share, 1 - share), ".4f")
 
 
 def _figure(chart: charts.Chart) -> str:

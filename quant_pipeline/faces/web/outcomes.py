@@ -2,20 +2,14 @@
 
 from datetime import date
 
-import numpy as np
 import pandas as pd
 import streamlit as st
 
 from quant_pipeline.chain import shown
 from quant_pipeline.chain.shown_stats import (
-    by_age,
-    by_month,
-    by_quantile,
-    capital,
     in_sample,
     is_after,
     mean_with_error,
-    portfolio_title,
     settings_in_words,
     settings_warning,
 )
@@ -37,6 +31,8 @@ from quant_pipeline.faces.web.shared import (
 )
 from quant_pipeline.settings import Task
 
+ROWS = (("rank_ic", "sums"), ("months",), ("ic", "decay"), ("quantiles", "spread"),
+        ("capital", "drawdown"), ("turnover",))  # fmt: skip
 WHICH = {"after": "After the settings were chosen", "all": "All"}
 
 
@@ -60,8 +56,7 @@ def page() -> None:
             st.info("No judged session lies in that range.")
             return
         _summary(task, chosen)
-        _ic(task, chosen)
-        _portfolio(task, chosen)
+        _charts(task, chosen)
 
 
 def _choose_sample(judged: pd.DataFrame) -> pd.DataFrame:
@@ -102,40 +97,13 @@ def _summary(task: Task, judged: pd.DataFrame) -> None:
             st.warning(words, icon=":material/warning:")
 
 
-def _ic(task: Task, judged: pd.DataFrame) -> None:
-    _beside(
-        charts.by_session(judged, "rank_ic", "RankIC", "RankIC by session, and mean of 63"),
-        charts.cumulative(judged, "Running sum of RankIC and IC"),
-    )
-    show(charts.heat_map(by_month(judged, "rank_ic"), "Mean RankIC by month"))
-    _beside(
-        charts.by_session(judged, "ic", "IC", "IC by session, and mean of 63"),
-        charts.with_errors(
-            by_age(judged, task.horizon), "age", "age of the score in sessions", "RankIC",
-            "Decay: RankIC by age of the score",
-        ),
-    )  # fmt: skip
-
-
-def _portfolio(task: Task, judged: pd.DataFrame) -> None:
-    returns = f"{task.horizon}-session return"
-    _beside(
-        charts.with_errors(
-            by_quantile(judged, task.horizon), "quantile", "fifth of the score, 5 is the highest",
-            returns, f"{returns} by fifth of the score, gross", percent=True,
-        ),
-        charts.by_session(
-            judged.assign(spread=_spread(judged)), "spread", "return",
-            f"Top minus bottom fifth, {returns}, gross", "+.1%",
-        ),
-    )  # fmt: skip
-    found = capital(judged, remembered(_sessions), task.horizon)
-    _beside(
-        charts.capital_lines(found, portfolio_title(judged, task.horizon)),
-        charts.drawdown(found, "Drawdown of the top-k portfolio, net of costs"),
-    )
-    show(charts.by_session(judged, "turnover", "share", "Turnover of the top fifth, a session",
-                           ".0%"))  # fmt: skip
+def _charts(task: Task, judged: pd.DataFrame) -> None:
+    drawn = charts.of_outcomes(judged, remembered(_sessions), task.horizon)
+    for names in ROWS:
+        if len(names) == 1:
+            show(drawn[names[0]])
+        else:
+            _beside(*(drawn[name] for name in names))
 
 
 def _beside(*pair: charts.Chart) -> None:
@@ -143,12 +111,6 @@ def _beside(*pair: charts.Chart) -> None:
     for place, chart in zip(st.columns(2), pair, strict=True):
         with place:
             show(chart)
-
-
-def _spread(judged: pd.DataFrame) -> np.ndarray:
-    names = sorted(n for n in judged.columns if n.startswith("quantile_"))
-    found: np.ndarray = judged[names[-1]].to_numpy() - judged[names[0]].to_numpy()
-    return found
 
 
 def _sessions(ws: Workspace) -> list[date]:
