@@ -106,7 +106,7 @@ def test_long_series_are_thinned_and_keep_their_ends(n):
 
 def test_colours_of_months_are_centred_on_0(judged):
     spec = charts.heat_map(MONTHS, "months").to_dict()
-    low, high = spec["encoding"]["color"]["scale"]["domain"]
+    low, high = spec["layer"][0]["encoding"]["color"]["scale"]["domain"]
     assert low == -high
 
 

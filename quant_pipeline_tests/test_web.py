@@ -132,11 +132,12 @@ def test_metrics_of_folds_are_numbers_and_the_important_ones_come_first(finished
     found = run("models", finished, monkeypatch)
     table = next(d.value for d in found.dataframe if "fold" in d.value.columns)
     assert table["fold"].to_list() == ["1", "2", "all"]
-    assert list(table.columns[:6]) == ["fold", "RankIC", "± s.e.", "accuracy", "accuracy, base",
-                                       "AUC"]  # fmt: skip
+    first = [name.strip() for name in table.columns[:6]]
+    assert first == ["fold", "RankIC", "± s.e.", "accuracy %", "base %", "AUC"]
     assert all(dtype == "float64" for dtype in table.dtypes[1:])
     stored = finished.workspace.meta.models("up_5d")[-1].metrics
     assert table["RankIC"].iloc[-1] == stored["rank_ic"]
+    assert table["accuracy %"].iloc[-1] == 100 * stored["accuracy"]
 
 
 def test_the_worst_features_of_the_newest_partition_are_named(finished, monkeypatch):

@@ -28,6 +28,7 @@ MOST_POINTS = 800
 WHEN = alt.Tooltip("ts:T", title="session", format="%Y-%m-%d")
 KNOWN = alt.Tooltip("ts:T", title="known on", format="%Y-%m-%d")
 ABOVE = alt.Legend(orient="top", offset=4)
+APART: dict[str, Any] = {"labelOverlap": True, "labelSeparation": 12}
 ZERO = "datum.value == 0 ? '0' : datum.label"
 
 alt.data_transformers.disable_max_rows()
@@ -51,7 +52,7 @@ def time_axis(days: "pd.Series[Any]", name: str = "ts:T") -> alt.X:
         step = next((n for n in (1, 2) if span <= 5 * n), 7 if span <= 35 else 14)
         ticks = {"interval": "day", "step": step} if step < 7 else {
             "interval": "week", "step": step // 7}  # fmt: skip
-    return alt.X(name).title(None).axis(format=form, tickCount=ticks, grid=False)
+    return alt.X(name).title(None).axis(format=form, tickCount=ticks, grid=False, **APART)
 
 
 def signed_axis(form: str, ticks: int = 5) -> alt.Axis:
@@ -65,8 +66,12 @@ def percent_of(largest: float) -> str:
 
 
 def titled(chart: Any, title: str, words: str, height: int = HEIGHT) -> Chart:
-    """A chart with its title, the height of what is drawn, and `words` for who cannot see it."""
-    found: Chart = chart.properties(
+    """A chart with its title, the height of what is drawn, and `words` for who cannot see it.
+
+    Always of layers: over the legend of one that has none Streamlit leaves a gap.
+    """
+    layered: Any = chart if isinstance(chart, alt.LayerChart) else alt.layer(chart)
+    found: Chart = layered.properties(
         title=title, height=height, description=words,
         autosize=alt.AutoSizeParams(type="fit-x", contains="padding"),
     )  # fmt: skip

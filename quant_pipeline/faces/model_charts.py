@@ -9,6 +9,7 @@ import pandas as pd
 from quant_pipeline.faces.charts import (
     ABOVE,
     AMBER,
+    APART,
     BLUE,
     GREEN,
     GREY,
@@ -293,7 +294,9 @@ def by_feature(rows: pd.DataFrame, axis: str, title: str, form: str) -> Chart:
     return titled(bars, title, f"{title}: {told}.", height=20 * len(rows))
 
 
-def by_partition(rows: pd.DataFrame, columns: Mapping[str, str], y: str, title: str) -> Chart:
+def by_partition(
+    rows: pd.DataFrame, columns: Mapping[str, str], y: str, title: str, form: str = ".2f"
+) -> Chart:
     """At most three numbers of each partition as lines; `columns` maps them to their names."""
     long = rows.rename(columns=dict(columns)).melt(
         "partition", list(columns.values()), "what", "value"
@@ -302,13 +305,13 @@ def by_partition(rows: pd.DataFrame, columns: Mapping[str, str], y: str, title: 
         alt.Chart(long)
         .mark_line(strokeWidth=1.6, point={"size": 14})
         .encode(
-            alt.X("partition:O").title(None).axis(labelOverlap=True, labelAngle=0, grid=False),
-            alt.Y("value:Q").title(y).axis(tickCount=5),
+            alt.X("partition:O").title(None).axis(labelAngle=0, grid=False, **APART),
+            alt.Y("value:Q").title(y).axis(format=form, tickCount=5),
             alt.Color("what:N")
             .title(None)
             .scale(domain=list(columns.values()), range=[BLUE, RED, GREY][: len(columns)])
             .legend(ABOVE),
-            tooltip=["partition", "what", alt.Tooltip("value:Q", format=".4f")],
+            tooltip=["partition", "what", alt.Tooltip("value:Q", format=form)],
         )
     )
     return titled(lines, title, f"{title}, of {len(rows)} partitions.")

@@ -137,7 +137,7 @@ def _features(rows: pd.DataFrame) -> None:
     with left:
         show(charts.by_partition(
             rows, {"mean_null_share": "mean", "largest_null_share": "largest of a feature"},
-            "share of missing values", "Missing values of features, by partition",
+            "share of missing values", "Missing values of features, by partition", ".1%",
         ))  # fmt: skip
         _by_feature("null_share", "share of missing values", "Most often missing", ".1%")
     with right:

@@ -186,12 +186,10 @@ def _folds(model: Model) -> None:
     """Metrics of each fold's test window, the important ones first, beside what chance reaches."""
     found = [(str(f["fold"]), f) for f in model.fold_metrics] + [("all", model.metrics)]
     rows = pd.DataFrame([{"fold": name} | _numbers_of(metrics) for name, metrics in found])
-    shares = {title for title, _, unit in METRICS.values() if unit == "%"}
     st.dataframe(
         rows.dropna(axis="columns", how="all"), hide_index=True,
         column_config={
-            name: st.column_config.NumberColumn(
-                format="percent" if any(name.startswith(s) for s in shares) else "%.4f")
+            name: st.column_config.NumberColumn(format="%.2f" if "%" in name else "%.4f")
             for name in rows.columns if name != "fold"
         },
         alt="Metrics of each fold's test window, with what chance reaches",
@@ -199,13 +197,14 @@ def _folds(model: Model) -> None:
 
 
 def _numbers_of(found: dict[str, Any]) -> dict[str, float | None]:
-    """Each metric, its standard error and its base rate, as far as there are some."""
+    """Each metric, its error and its base rate: no two columns may have the same name."""
     columns: dict[str, float | None] = {}
-    for name, (title, base, _) in METRICS.items():
-        columns[title] = found.get(name)
-        columns["± s.e." if name == "rank_ic" else f"{title} ± s.e."] = found.get(f"{name}_se")
-        if base is not None:
-            columns[f"{title}, base"] = found.get(base)
+    for i, (name, (title, base, unit)) in enumerate(METRICS.items()):
+        of, times, space = f" {unit}" if unit else "", 100 if unit else 1, " " * i
+        for heading, key in ((f"{title}{of}", name), (f"± s.e.{of}{space}", f"{name}_se"),
+                             (f"base{of}{space}", base)):  # fmt: skip
+            value = found.get(key) if key else None
+            columns[heading] = None if value is None else value * times
     return columns
 
 
