@@ -9,6 +9,7 @@ import streamlit as st
 from quant_pipeline.chain import shown
 from quant_pipeline.chain.workspace import Workspace
 from quant_pipeline.errors import NoData
+from quant_pipeline.faces.output import count
 from quant_pipeline.faces.web.shared import (
     NOTHING,
     TOO_FEW,
@@ -80,12 +81,12 @@ def _task(task: Task) -> None:
     cells[3].metric(
         f"RankIC, 12 months, {row['origin']}",
         plus_minus(row["mean"], row["se"], ".3f"),
-        help=f"Mean of {row['n']} sessions ± Newey-West standard error; chance is 0.",
+        help=f"Mean of {count(row['n'], 'session')} ± Newey-West standard error; chance is 0.",
     )
     for caveat in _caveats(row):
         cells[3].caption(caveat)
     for other in live_first[1:]:
-        told = [f"{other['n']} sessions", *_caveats(other)]
+        told = [count(other["n"], "session"), *_caveats(other)]
         cells[3].caption(
             f"{other['origin']}: {plus_minus(other['mean'], other['se'], '.3f')} "
             f"({', '.join(told)})"
