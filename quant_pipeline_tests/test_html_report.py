@@ -96,7 +96,7 @@ def test_the_portfolio_is_labelled_with_what_it_was_made_with(used, tmp_path):
     text = (tmp_path / "report.html").read_text()
     assert "Top 20 names, 5 tranches, gross and net of 10 bps" in text
     assert "top_k = 20 (quant.toml now: 5)" in text
-    assert "`quant score` or `quant reconcile`" in text
+    assert "<code>quant score</code> or <code>quant reconcile</code>" in text
 
 
 def relabel(home, n_inside: int) -> None:

@@ -1,6 +1,7 @@
 """`quant report`: what scores were worth, as one HTML file that needs nothing else, for mailing."""
 
 import html
+import re
 from collections.abc import Sequence
 from datetime import date, datetime
 from pathlib import Path
@@ -29,7 +30,8 @@ LOOK: dict[str, Any] = {
     "background": "white",
     "view": {"stroke": None},
     "axis": {"gridColor": "#e6e8eb", "domain": False, "ticks": False, "labelPadding": 6,
-             "titleFontWeight": "normal"},
+             "titleFontWeight": "normal", "titlePadding": 14},
+    "legend": {"titleFontWeight": "normal", "titlePadding": 10},
 }  # fmt: skip
 STYLE = """
 body{font:16px/1.5 sans-serif;color:#24292f;max-width:1200px;margin:2rem auto;padding:0 1rem}
@@ -123,7 +125,12 @@ def _notes(ws: Workspace, task: Task, every: pd.DataFrame, judged: pd.DataFrame)
         "Too few sessions for these standard errors: under ten horizons."
         if mean_with_error(judged["rank_ic"], task.horizon)["is_short"] else "",
     ]  # fmt: skip
-    return "".join(f'<p class="warn">{html.escape(words)}</p>' for words in told if words)
+    return "".join(f'<p class="warn">{_with_commands(words)}</p>' for words in told if words)
+
+
+def _with_commands(words: str) -> str:
+    """Text with what stands between backticks as code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(words))
 
 
 def _table(judged: pd.DataFrame, horizon: int) -> str:
