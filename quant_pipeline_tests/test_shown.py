@@ -62,8 +62,13 @@ def test_what_is_remembered_is_read_anew_when_something_is_written_or_a_day_begi
     ws.meta.require_fact("a", "b")
     registered = shown.stamp(ws)
     assert registered != before
+    (ws.home.models / "registry.sqlite-shm.another").touch()  # as SQLite does for a reader
+    assert shown.stamp(ws) == registered
+    next(ws.home.models.glob("*.joblib")).unlink()
+    unlinked = shown.stamp(ws)
+    assert unlinked != registered
     publish_prices(ws)
-    assert shown.stamp(ws) != registered
+    assert shown.stamp(ws) != unlinked
     zones = ("Pacific/Kiritimati", "Etc/GMT+12")  # 26 hours apart: never the same day
 
     def elsewhere(zone: str) -> object:

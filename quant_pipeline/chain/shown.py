@@ -38,13 +38,15 @@ NO_OUTCOMES = (
 )
 
 
-def stamp(ws: Workspace) -> tuple[date | tuple[str, int, int], ...]:
+def stamp(ws: Workspace) -> tuple[date | int | tuple[str, int, int], ...]:
     """What tells whether anything that is read here was written again, or is late by now."""
     registry = ws.home.registry
-    files = [registry, registry.with_name(registry.name + "-wal"), ws.home.models]
+    files = [registry, registry.with_name(registry.name + "-wal")]
     tables = sorted(p for p in ws.home.published.glob("*") if p.is_dir())
     found = (_facts_of(path) for path in [*files, *tables, ws.home.settings_file])
-    return ws.today(), *found
+    # Not the folder's time: readers of the registry change that.
+    models = hash(tuple(sorted(p.name for p in ws.home.models.glob("*.joblib"))))
+    return ws.today(), models, *found
 
 
 def _facts_of(path: Path) -> tuple[str, int, int]:
@@ -305,13 +307,21 @@ def explain_newest(ws: Workspace, task: Task, symbol: str) -> dict[str, Any]:
 def scores_with_returns(ws: Workspace, model: Model) -> pd.DataFrame:
     """Stored scores of a model (symbol, ts, score, fwd_return) whose outcome is known."""
     where = (ds.field("task_id") == model.task_id) & (ds.field("model_id") == model.model_id)
-    scores = ws.published.read("predictions", where, ["symbol", "ts", "score"])
+    champions = ws.meta.champions(model.task_id)
+    keys = [c.partition_key for c in champions if c.model_id == model.model_id]
+    scores = None
+    if keys:
+        columns = ["symbol", "ts", "score"]
+        scores = ws.published.read(
+            "predictions", where, columns, since=min(keys), until=max(keys)
+        )  # fmt: skip
     if scores is None or not len(scores):
         return pd.DataFrame({"symbol": [], "ts": [], "score": [], "fwd_return": []})
     first, last = pc.min(scores["ts"]).as_py(), pc.max(scores["ts"]).as_py()
     within = (ds.field("ts") >= first) & (ds.field("ts") <= last)
     where = within & (ds.field("task_id") == model.task_id)
-    returns = ws.published.read("returns", where, ["symbol", "ts", "fwd_return"])
+    columns = ["symbol", "ts", "fwd_return"]
+    returns = ws.published.read("returns", where, columns, since=_partition(ws, first))
     frame: pd.DataFrame = scores.to_pandas()
     if returns is None:
         return frame.assign(fwd_return=np.nan).iloc[:0]
