@@ -85,3 +85,19 @@ def test_what_a_crash_left_behind_is_not_read(published: Published) -> None:
     found = published.read("predictions")
     assert found is not None
     assert len(found) == 1
+
+
+def test_a_stretch_of_partitions_can_be_read(published: Published) -> None:
+    for key in ("2020-01", "2020-02", "2020-03"):
+        published.write("predictions", key, rows(int(key[-1])))
+    for stretch, expected in (
+        ({"since": "2020-02"}, [2, 3]),
+        ({"until": "2020-02"}, [1, 2]),
+        ({"since": "2020-02", "until": "2020-02"}, [2]),
+        ({"since": "2021-01"}, []),
+        ({}, [1, 2, 3]),
+    ):
+        found = published.read("predictions", **stretch)
+        assert found is not None
+        assert found["x"].to_pylist() == expected
+        assert found.schema == rows(1).schema
