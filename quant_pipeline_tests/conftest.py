@@ -96,7 +96,7 @@ def canary_home(tmp_path_factory) -> SmallHome:
 def made_once(
     tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]
 ) -> SmallHome:
-    """A home that the first worker that needs it makes for all of them."""
+    """A home that the first worker that needs it makes for all; each has a copy of its own."""
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent
@@ -106,7 +106,7 @@ def made_once(
             with own_environment(folder):
                 make(home)
             is_made.touch()
-    return SmallHome(home)
+        return SmallHome(home).copy(tmp_path_factory.mktemp(name) / "home")
 
 
 @pytest.fixture

@@ -113,6 +113,7 @@ def test_a_score_of_a_symbol_without_a_bar_is_found_and_ends_the_command_with_1(
     assert "first difference: scores, predictions (C999," in said.out
 
 
+@pytest.mark.long
 def test_after_a_restatement_older_models_still_hold(copied):
     copied.ingest(make_canaries(24, 380, 30).second)
     assert failed(newest(copied)) == set()

@@ -57,6 +57,7 @@ def all_of(host: Host, made: SmallHome, action: str) -> list[Any]:
     return [json.loads(a["said"]) for a in answers]
 
 
+@pytest.mark.long
 def test_of_eight_trainings_of_an_as_of_one_row_wins_and_all_return_it(host, base, tmp_path):
     made = base.copy(tmp_path / "home")
     (model_id,) = set(all_of(host, made, "train"))

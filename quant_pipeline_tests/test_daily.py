@@ -180,6 +180,7 @@ def test_missing_prices_are_late_until_the_deadline_and_then_an_error_that_names
     assert not is_settled(made.workspace, at("2015-08-04T18:00"))
 
 
+@pytest.mark.long
 def test_a_bad_file_fails_the_run_after_the_good_ones_were_scored(home, market):
     made = home()
     made.ingest(market[market["ts"] < "2016-07-28"])

@@ -74,6 +74,7 @@ def with_free_port(words: list[str]) -> list[str]:
     return [*words[:at], str(free_port()), *words[at + 1 :]]
 
 
+@pytest.mark.long
 def test_what_systemd_starts_serves_and_ends_in_time(unit, home, tmp_path):
     service = unit["Service"]
     program, *words = service["ExecStart"].split()

@@ -208,6 +208,7 @@ def test_a_day_without_a_session_is_refused(built):
             diff_models(built.workspace, a, b, day, quiet)
 
 
+@pytest.mark.long
 def test_late_scores_are_compared_as_of_their_own_batch(copied, canaries):
     # Everybody's bar of the day before is corrected, so that it matters whose batch is taken.
     day_before = canaries.first["ts"] == pd.Timestamp(date(2019, 5, 2))
@@ -231,6 +232,7 @@ def test_late_scores_are_compared_as_of_their_own_batch(copied, canaries):
     assert found.steps[0].change["C001"] == 0.0
 
 
+@pytest.mark.long
 def test_who_left_is_counted_and_told(copied):
     copied.change_settings("min_median_value = 1000.0", "min_median_value = 2000000.0")
     words = ("diff", "--ts", str(DAY), "--task", TASK)

@@ -168,6 +168,7 @@ def test_a_changed_feature_set_is_refused_or_rebuilt_and_never_mixed(used):
     assert len(used.model_ids()["2016-07", "up_5d"]) == 2
 
 
+@pytest.mark.long
 def test_a_changed_universe_is_refused_or_rebuilt_and_never_mixed(used):
     used.change_settings("[universe]\nmin_sessions = 20", "[universe]\nmin_sessions = 130")
     was = used.state()
@@ -202,6 +203,7 @@ def test_another_cadence_in_a_used_home_is_refused(used):
     assert used.state() == was
 
 
+@pytest.mark.long
 def test_scores_of_a_champion_whose_feature_is_gone_stay_and_fail_no_backfill(used):
     used.change_settings("exclude = []", 'exclude = ["KMID"]')
     before = used.workspace.series.query("SELECT * FROM predictions ORDER BY ALL")

@@ -169,6 +169,7 @@ def test_settings_that_this_version_does_not_take_are_told(copied):
     assert said.code == 0, said.err
 
 
+@pytest.mark.long
 def test_an_own_module_that_was_edited_is_no_leak(copied):
     """The model cannot come out again: the proof says why, and that no future did it."""
     change_row(copied, feature_set_id="of an earlier module")
@@ -183,6 +184,7 @@ def test_an_own_module_that_was_edited_is_no_leak(copied):
 # --- Which models and scores
 
 
+@pytest.mark.long
 def test_the_model_that_scored_is_audited_beside_a_newer_one_of_its_as_of(copied):
     served = model_of(copied)
     copied.change_settings("learning_rate = 0.1", "learning_rate = 0.2")
@@ -200,6 +202,7 @@ def test_the_model_that_scored_is_audited_beside_a_newer_one_of_its_as_of(copied
     assert [p.name for p in proofs if p.task_id].count("future") == 2
 
 
+@pytest.mark.long
 def test_all_models_are_verified_also_those_that_never_served(copied):
     copied.change_series("DELETE FROM predictions WHERE ts >= '2019-05-01'")
     found = verify_since(copied.workspace, date(2019, 4, 1), quiet)

@@ -244,6 +244,7 @@ def test_stored_values_are_those_of_the_formula(trained) -> None:
     )
 
 
+@pytest.mark.long
 def test_after_an_edit_nothing_is_mixed_and_a_backfill_starts_anew(
     mine, delivered, tmp_path, monkeypatch
 ) -> None:
@@ -333,6 +334,7 @@ def test_a_frozen_model_scores_nothing_on_values_of_another_version(mine, monkey
     assert mine.scores() == kept
 
 
+@pytest.mark.long
 def test_a_window_that_nobody_serves_yet_waits_for_a_model_of_todays_features(mine) -> None:
     """Refused or not trained yet is no error of the scores: they say why there are none."""
     mine.change_series("DELETE FROM predictions")
@@ -581,6 +583,7 @@ def registry_of(made: SmallHome, table: str = "features_daily") -> dict[Any, tup
     }
 
 
+@pytest.mark.long
 def test_stored_in_blocks_is_stored_at_once(fresh, delivered, tmp_path, monkeypatch) -> None:
     other = delivered.copy(tmp_path / "other")
     at_once = run_some(fresh, DATA, KEYS)
@@ -648,6 +651,7 @@ def month_rows(made: SmallHome, keys: Sequence[str]) -> list[tuple[Any, ...]]:
     return [tuple(map(repr, row)) for row in made.rows(sql, *keys)]
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
 def test_a_failure_in_the_second_block_keeps_the_first_and_the_old_rows_of_the_rest(
     fresh, delivered, tmp_path
@@ -681,6 +685,7 @@ def add_to_module(made: SmallHome) -> None:
     write_module(made, MODULE + "FEATURES.append(Feature('MORE', ('open',), 0, lambda x: x))\n")
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
 @pytest.mark.parametrize(("change", "n_blocks"), [(exclude_some, 1), (add_to_module, 2)])
 def test_a_rebuild_of_other_features_that_is_cut_off_ends_right_when_it_is_run_again(

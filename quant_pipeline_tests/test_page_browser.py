@@ -171,7 +171,9 @@ def test_nothing_is_cut_off_on_a_telephone(page, address, tab, tmp_path) -> None
     assert complaints(page) == []
 
 
-@pytest.mark.parametrize("tab", TABS)
+@pytest.mark.parametrize(
+    "tab", [TABS[0], *(pytest.param(tab, marks=pytest.mark.long) for tab in TABS[1:])]
+)
 def test_a_dark_browser_gets_a_dark_page(page, address, tab, tmp_path) -> None:
     shade = "getComputedStyle(document.querySelector('[data-testid=\"stApp\"]')).backgroundColor"
     shades = {}

@@ -266,6 +266,7 @@ def test_rows_as_of_an_earlier_batch_are_what_they_were(used, market):
 # --- Nothing depends on how it was run
 
 
+@pytest.mark.long
 def test_running_any_partition_of_any_asset_again_changes_nothing(used):
     was = used.state()
     with used.runner() as runner:

@@ -209,6 +209,7 @@ def test_three_partitions_of_all_assets_took_at_most_nine_runs(server, launched)
     assert server.home.state() == was
 
 
+@pytest.mark.long
 def test_a_failed_run_is_told_to_the_webhook(server, told):
     name = {**server.selector(), "sensorName": "alert_run_failed"}
     server.wait_for(
@@ -225,6 +226,7 @@ def test_a_failed_run_is_told_to_the_webhook(server, told):
     assert message["partition"] == "2015-06"
 
 
+@pytest.mark.long
 def test_a_run_cancelled_in_mid_training_leaves_nothing_behind(server, launched):
     server.backfilled(launched[0], 180)  # else its models train as long, and hold the slot
     was = server.home.state()

@@ -94,6 +94,7 @@ def test_rolled_back_the_champion_before_serves_again(used) -> None:
     assert later == {models["2016-06"]}
 
 
+@pytest.mark.long
 def test_retired_it_never_serves_again_and_another_takes_its_place(used) -> None:
     models = ids(used, "up_5d")
     champion = retire(used.workspace, models["2016-07"], "learned from wrong splits")
@@ -194,6 +195,7 @@ def test_nobody_before_means_no_rollback(used) -> None:
         rollback(used.workspace, used.workspace.settings.task("up_5d"), "x")
 
 
+@pytest.mark.long
 def test_backfills_in_any_order_serve_the_same_scores(home, finished, market) -> None:
     made = home("later_first")
     made.ingest(market)

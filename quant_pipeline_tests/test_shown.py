@@ -8,6 +8,7 @@ from datetime import date
 
 import pandas as pd
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
@@ -16,7 +17,6 @@ from quant_pipeline.chain.explain import explain_prediction
 from quant_pipeline.chain.prices import publish_prices
 from quant_pipeline.chain.stale import read_stored, stale_data
 from quant_pipeline.errors import NoData, StoreError
-from quant_pipeline.stores import published
 from quant_pipeline.stores.locks import held, writer_of
 from quant_pipeline.stores.meta import CheckResult, utc_now
 
@@ -151,9 +151,9 @@ def test_sessions_are_read_once_a_file_and_anew_when_it_changes(used, monkeypatc
 
 def test_scores_of_some_days_are_read_from_their_partitions(finished, readers, monkeypatch):
     seen: list[int] = []
-    real = published.ds.dataset
+    real = ds.dataset
     monkeypatch.setattr(
-        published.ds,
+        ds,
         "dataset",
         lambda files, *a, **k: seen.append(len(files)) or real(files, *a, **k),
     )

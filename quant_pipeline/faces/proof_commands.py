@@ -20,7 +20,6 @@ from quant_pipeline.faces.options import (
     open_workspace,
 )
 from quant_pipeline.faces.output import count, emit, print_table, progress, say
-from quant_pipeline.faces.symbols import stored_symbol
 
 if TYPE_CHECKING:
     from quant_pipeline.chain.difference import Difference
@@ -163,6 +162,7 @@ def _verify(
     """A model by its id, or the scores of a session and the models that made them."""
     from quant_pipeline.chain.verify import models_that_scored, verify_model
     from quant_pipeline.chain.verify_scores import verify_scores
+    from quant_pipeline.faces.symbols import stored_symbol
 
     if model_id is not None:
         tell("training it again", 0, 1)
@@ -244,6 +244,8 @@ def diff(
 
     Example: quant diff 3f9a 77c0 --ts 2021-11-15
     """
+    from quant_pipeline.faces.symbols import stored_symbol
+
     ws = open_workspace().read_only()
     found = _differ(ws, a, b, ts, task)
     data: dict[str, Any] = {
