@@ -209,7 +209,6 @@ def test_three_partitions_of_all_assets_took_at_most_nine_runs(server, launched)
     assert server.home.state() == was
 
 
-@pytest.mark.long
 def test_a_failed_run_is_told_to_the_webhook(server, told):
     name = {**server.selector(), "sensorName": "alert_run_failed"}
     server.wait_for(
