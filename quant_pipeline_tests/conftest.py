@@ -93,6 +93,13 @@ def canary_home(tmp_path_factory) -> SmallHome:
     return made_once(tmp_path_factory, "canaries", build)
 
 
+@pytest.fixture
+def copied(canary_home, tmp_path) -> Iterator[SmallHome]:
+    """A copy of that home that a test may change."""
+    with own_environment(tmp_path):
+        yield canary_home.copy(tmp_path / "home")
+
+
 def made_once(
     tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]
 ) -> SmallHome:

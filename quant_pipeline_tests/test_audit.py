@@ -26,12 +26,6 @@ def proofs(clean) -> list[Proof]:
     return prove(clean)
 
 
-@pytest.fixture
-def copied(clean, tmp_path):
-    with own_environment(tmp_path):
-        yield clean.copy(tmp_path / "home")
-
-
 def newest(made: SmallHome) -> list[Proof]:
     ws = made.workspace
     return audit(ws, choose_asofs(ws, ws.tasks(), 1), ws.tasks())

@@ -19,7 +19,7 @@ from quant_pipeline.errors import QuantError
 from quant_pipeline.market.canaries import make_canaries
 from quant_pipeline.ml import boosters
 from quant_pipeline.stores.meta import Model
-from quant_pipeline_tests.homes import SmallHome, own_environment
+from quant_pipeline_tests.homes import SmallHome
 from quant_pipeline_tests.mutants import walk_data
 from quant_pipeline_tests.test_cli import call
 
@@ -35,17 +35,6 @@ def quiet(*_: Any) -> None:
 @pytest.fixture(scope="module")
 def canaries():
     return make_canaries(*MARKET)
-
-
-@pytest.fixture
-def built(canary_home) -> SmallHome:
-    return canary_home
-
-
-@pytest.fixture
-def copied(built, tmp_path):
-    with own_environment(tmp_path):
-        yield built.copy(tmp_path / "home")
 
 
 def newest(made: SmallHome) -> Model:
@@ -201,11 +190,11 @@ def test_what_cannot_be_taken_apart_is_refused_with_what_to_do(copied, change, w
             then_and_now(copied)
 
 
-def test_a_day_without_a_session_is_refused(built):
-    a, b = built.workspace.meta.models(TASK)
+def test_a_day_without_a_session_is_refused(canary_home):
+    a, b = canary_home.workspace.meta.models(TASK)
     for day in (date(2019, 5, 4), date(2018, 1, 1), date(2030, 1, 1)):
         with pytest.raises(QuantError, match=f"{day} is no session .* the newest is 2019-"):
-            diff_models(built.workspace, a, b, day, quiet)
+            diff_models(canary_home.workspace, a, b, day, quiet)
 
 
 @pytest.mark.long
@@ -286,11 +275,11 @@ def test_another_champion_is_the_whole_difference(copied):
     assert older.model_id[:12] in found.steps[0].words
 
 
-def test_no_change_is_told_without_shares(built):
-    model = newest(built).model_id
-    told = json.loads(call(built.root, "diff", model, model, "--json").out)
+def test_no_change_is_told_without_shares(canary_home):
+    model = newest(canary_home).model_id
+    told = json.loads(call(canary_home.root, "diff", model, model, "--json").out)
     assert told["causes"] == []
-    said = call(built.root, "diff", model, model, "--ts", str(DAY))
+    said = call(canary_home.root, "diff", model, model, "--ts", str(DAY))
     assert said.out == f"19 scores of {DAY}, the same before and after.\n"
 
 

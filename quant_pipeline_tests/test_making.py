@@ -26,7 +26,7 @@ from quant_pipeline.chain.verify import verify_model, verify_since
 from quant_pipeline.chain.verify_scores import verify_scores
 from quant_pipeline.errors import NoData, StoreError
 from quant_pipeline.stores.meta import Batch
-from quant_pipeline_tests.homes import SmallHome, own_environment
+from quant_pipeline_tests.homes import SmallHome
 from quant_pipeline_tests.mutants import walk_data
 from quant_pipeline_tests.test_cli import call
 from quant_pipeline_tests.test_verify import change_row, model_of, quiet
@@ -34,17 +34,6 @@ from quant_pipeline_tests.test_verify import change_row, model_of, quiet
 DAY = date(2019, 5, 3)
 EARLIER = date(2019, 4, 15)
 OTHER_UNIVERSE = ("min_median_value = 1000.0", "min_median_value = 4800000.0")
-
-
-@pytest.fixture
-def built(canary_home) -> SmallHome:
-    return canary_home
-
-
-@pytest.fixture
-def copied(built, tmp_path):
-    with own_environment(tmp_path):
-        yield built.copy(tmp_path / "home")
 
 
 def audited(made: SmallHome) -> list[Proof]:
@@ -227,8 +216,8 @@ def test_a_model_file_that_is_not_as_it_was_is_an_alarm(copied, damage):
     assert damage in proof.words
 
 
-def test_an_as_of_is_named_by_its_last_session_too(built):
-    ws = built.workspace
+def test_an_as_of_is_named_by_its_last_session_too(canary_home):
+    ws = canary_home.workspace
     assert newest_asof(ws, ws.tasks(), date(2019, 4, 30)) == date(2019, 4, 30)
     assert newest_asof(ws, ws.tasks(), date(2019, 3, 30)) == date(2019, 3, 31)
     assert newest_asof(ws, ws.tasks(), date(2019, 4, 29)) == date(2019, 3, 31)
@@ -277,8 +266,8 @@ def test_a_proof_of_scores_that_fails_names_the_symbol(copied):
         (("audit", "--asof", "2019-04-30", "--samples", "2"), "give --asof or --samples, not both"),
     ],
 )
-def test_words_that_do_not_fit_are_refused(built, words, told):
-    said = call(built.root, *words)
+def test_words_that_do_not_fit_are_refused(canary_home, words, told):
+    said = call(canary_home.root, *words)
     assert said.code in (1, 2)
     assert told in said.err
 
@@ -305,8 +294,8 @@ def test_proofs_of_an_empty_home_leave_nothing_behind(workspace):
     assert not workspace.home.database.exists()
 
 
-def test_a_home_opened_to_be_read_refuses_to_be_written(built):
-    ws = built.workspace.read_only()
+def test_a_home_opened_to_be_read_refuses_to_be_written(canary_home):
+    ws = canary_home.workspace.read_only()
     assert len(ws.meta.models()) == 4
     with pytest.raises(StoreError, match="opened to be read"), ws.meta.writing():
         pass

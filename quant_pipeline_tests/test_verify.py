@@ -17,7 +17,7 @@ from quant_pipeline.errors import NoData
 from quant_pipeline.market.canaries import make_canaries
 from quant_pipeline.ml import boosters
 from quant_pipeline.stores.meta import Model
-from quant_pipeline_tests.homes import SmallHome, own_environment
+from quant_pipeline_tests.homes import SmallHome
 from quant_pipeline_tests.test_cli import call
 
 MARKET = (24, 380, 30)
@@ -26,17 +26,6 @@ DAY = date(2019, 5, 3)
 
 def quiet(*_: Any) -> None:
     """Tell nobody."""
-
-
-@pytest.fixture
-def built(canary_home) -> SmallHome:
-    return canary_home
-
-
-@pytest.fixture
-def copied(built, tmp_path):
-    with own_environment(tmp_path):
-        yield built.copy(tmp_path / "home")
 
 
 def model_of(made: SmallHome, task_id: str = "up_5d", which: int = -1) -> Model:
@@ -53,13 +42,13 @@ def change_row(made: SmallHome, **values: Any) -> None:
         session.add(row)
 
 
-def test_what_was_made_comes_out_again_to_the_last_byte(built):
-    ws = built.workspace
+def test_what_was_made_comes_out_again_to_the_last_byte(canary_home):
+    ws = canary_home.workspace
     found = verify_since(ws, date(2019, 1, 1), quiet)
     assert {v.outcome for v in found} == {"identical"}
     assert sum(v.kind == "model" for v in found) == 4
     assert all(not v.reasons and not v.today for v in found)
-    n_sessions = len(built.rows("SELECT DISTINCT ts, task_id FROM predictions"))
+    n_sessions = len(canary_home.rows("SELECT DISTINCT ts, task_id FROM predictions"))
     assert sum(v.kind == "scores" for v in found) == n_sessions > 40
 
 
@@ -226,16 +215,16 @@ def adds_up(found: Difference) -> None:
         assert sum(shares) == pytest.approx(1.0)
 
 
-def test_nothing_is_different_from_itself(built):
-    model = model_of(built)
-    found = diff_models(built.workspace, model, model, DAY, quiet)
+def test_nothing_is_different_from_itself(canary_home):
+    model = model_of(canary_home)
+    found = diff_models(canary_home.workspace, model, model, DAY, quiet)
     assert found.steps == ()
     assert found.before == found.after
 
 
-def test_another_as_of_is_the_whole_difference(built):
-    a, b = (model_of(built, which=i) for i in (0, -1))
-    found = diff_models(built.workspace, a, b, DAY, quiet)
+def test_another_as_of_is_the_whole_difference(canary_home):
+    a, b = (model_of(canary_home, which=i) for i in (0, -1))
+    found = diff_models(canary_home.workspace, a, b, DAY, quiet)
     assert [row["cause"] for row in found.rows()] == ["later data"]
     adds_up(found)
 
@@ -256,22 +245,22 @@ def test_each_cause_is_swapped_once_and_they_add_up(copied):
     assert all(any(step.change.values()) for step in found.steps)
 
 
-def test_models_of_different_tasks_are_not_compared(built):
-    a, b = (model_of(built, task_id=t) for t in ("up_5d", "ret_5d"))
+def test_models_of_different_tasks_are_not_compared(canary_home):
+    a, b = (model_of(canary_home, task_id=t) for t in ("up_5d", "ret_5d"))
     with pytest.raises(NoData, match="their scores mean different things"):
-        diff_models(built.workspace, a, b, DAY, quiet)
+        diff_models(canary_home.workspace, a, b, DAY, quiet)
 
 
-def test_the_command_tells_causes_and_one_symbols_way(built):
-    a, b = (model_of(built, which=i).model_id for i in (0, -1))
-    said = call(built.root, "diff", a, b, "--ts", str(DAY), "--symbol", "C001", "--json")
+def test_the_command_tells_causes_and_one_symbols_way(canary_home):
+    a, b = (model_of(canary_home, which=i).model_id for i in (0, -1))
+    said = call(canary_home.root, "diff", a, b, "--ts", str(DAY), "--symbol", "C001", "--json")
     told = json.loads(said.out)
     assert told["session"] == str(DAY)
     mine = told["symbol"]
     total = sum(mine["changes"].values())
     assert total == pytest.approx(mine["after"] - mine["before"], abs=1e-12)
-    assert call(built.root, "diff", a).code == 2
-    assert call(built.root, "diff", a, b, "--ts", str(DAY), "--symbol", "X").code == 1
+    assert call(canary_home.root, "diff", a).code == 2
+    assert call(canary_home.root, "diff", a, b, "--ts", str(DAY), "--symbol", "X").code == 1
 
 
 def test_shares_are_those_of_the_whole():
